@@ -1,0 +1,1 @@
+"""Chat templates, stop strings and tool-call parsing: pure functions on text."""

@@ -1,0 +1,63 @@
+"""Where Alpage keeps things, and how it writes them: whole or not at all."""
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from alpage.core.errors import StorageError
+from alpage.core.settings import Settings
+
+
+def cache_home(settings: Settings) -> Path:
+    """The model cache: ALPAGE_HOME, or `alpage` in the platform's cache folder."""
+    if settings.home is not None:
+        return settings.home
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "alpage"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "alpage"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "alpage"
+
+
+@contextlib.contextmanager
+def storage_errors(action: str) -> Iterator[None]:
+    """Turn the operating system's refusals during `action` into one clear `StorageError`."""
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.ENOTDIR: "a part of the path is a file, not a folder",
+        errno.EFBIG: "the file would be larger than is allowed here",
+    }
+    try:
+        yield
+    except OSError as error:
+        reason = reasons.get(error.errno or 0, error.strerror or str(error))
+        place = f" ({error.filename})" if error.filename else ""
+        raise StorageError(f"cannot {action}: {reason}{place}") from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears at `path` whole (temporary file, fsync, rename) or not at all."""
+    with storage_errors(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise

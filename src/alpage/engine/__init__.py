@@ -1,0 +1,1 @@
+"""Scheduler, paged cache, sampling and the runners that compute logits."""

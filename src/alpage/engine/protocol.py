@@ -1,0 +1,85 @@
+"""What the scheduler asks of a runner, and what a request and its events look like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage.core.config import LlamaConfig
+from alpage.core.types import FinishReason, SamplingParams, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """Rows (tokens) of many sequences that run together in one forward pass.
+
+    Rows of one sequence are contiguous with ascending positions, and every earlier position of
+    that sequence is already in its pages or in this batch. Page `page_tables[s, p]` holds
+    positions `p * page_size` to `(p + 1) * page_size - 1` of sequence row `s`; -1 is unused.
+    """
+
+    tokens: NDArray[np.int32]  # [rows]
+    positions: NDArray[np.int32]  # [rows]
+    sequences: NDArray[np.int32]  # [rows], index into page_tables
+    page_tables: NDArray[np.int32]  # [sequences, pages]
+    outputs: NDArray[np.int32]  # [outputs], the rows whose logits or states are wanted
+
+
+class Runner(Protocol):
+    """A model with its paged key/value cache. Not thread-safe: one thread drives it."""
+
+    config: LlamaConfig
+    page_size: int  # tokens in one page
+    page_count: int  # pages in the pool
+
+    def forward(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Logits [outputs, vocab_size]; valid until the next call."""
+        ...
+
+    def hidden(self, batch: StepBatch) -> NDArray[np.float32]:
+        """States after the final norm [outputs, dim]; valid until the next call."""
+        ...
+
+    def close(self) -> None:
+        """Release weights and cache; the runner cannot be used afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Prompt ids and how to go on. `prompt_logprobs` also scores every prompt token."""
+
+    prompt: Sequence[int]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    eos_ids: frozenset[int] = frozenset()
+    """Ids that end the answer unless `sampling.ignore_eos`."""
+    prompt_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One sampled token. `logprob` and `top` come from the unmodified logits, natural log."""
+
+    token: int
+    logprob: float | None = None
+    top: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEvent:
+    """The prompt has run: logprob of token i given those before it; the first has None."""
+
+    logprobs: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishEvent:
+    """The last event of a request."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+Event = TokenEvent | PromptEvent | FinishEvent

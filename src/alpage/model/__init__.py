@@ -1,0 +1,1 @@
+"""The reference Llama in PyTorch: the specification of every faster path."""

@@ -1,0 +1,1 @@
+"""GGUF and safetensors in, tensors and configuration out; the model catalogue."""
