@@ -1,0 +1,272 @@
+"""A Llama model out of a GGUF file: configuration, weights and token ids from its metadata."""
+
+from pathlib import Path
+from typing import Any
+
+from alpage.core.config import LlamaConfig, RopeScaling
+from alpage.core.errors import FormatError, UnsupportedError
+from alpage.weights.contents import END_TOKENS, Lineage, ModelSource, assemble, main_type
+from alpage.weights.gguf import Header, read_header, read_tensors
+from alpage.weights.mapped import MappedFile
+from alpage.weights.tensor import Tensor
+
+_MAX_HEAD_DIM = 1 << 16
+_MIXES = {12: "Q3_K_M", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M"}
+"""general.file_type of files that mix types; all others are named after their main type."""
+_CONTROL_TOKEN = 3
+_PRE_TOKENIZERS_WITH_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral")
+
+
+def open_gguf(path: Path) -> ModelSource:
+    """Open a GGUF file of the llama architecture; `FormatError` or `UnsupportedError` if not."""
+    file = MappedFile(path)
+    try:
+        header = read_header(file)
+        reader = _Metadata(path, header.metadata)
+        _check_kind(reader)
+        stored = read_tensors(file, header)
+        config = _config(reader, stored)
+        stored.pop("rope_freqs.weight", None)
+        tensors = assemble(config, stored, "gguf", path)
+        return _source(file, header, reader, config, tensors)
+    except BaseException:
+        file.close()
+        raise
+
+
+class _Metadata:
+    """Typed access to metadata values, with an error that names key, value and what would do."""
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        self.path = path
+        self.values = values
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self.values.get(key, default)
+        if value is None:
+            raise FormatError(f"{self.path} lacks metadata {key}")
+        if type(value) is list:
+            raise UnsupportedError(
+                f"{self.path}: {key} differs between layers; Alpage runs models whose layers are "
+                "equal"
+            )
+        if type(value) is not int:
+            raise FormatError(f"{self.path}: {key} should be a whole number, not {value!r:.80}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.values.get(key, default)
+        if value is None:
+            raise FormatError(f"{self.path} lacks metadata {key}")
+        if type(value) not in (int, float):
+            raise FormatError(f"{self.path}: {key} should be a number, not {value!r:.80}")
+        return float(value)
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        if value is not None and type(value) is not str:
+            raise FormatError(f"{self.path}: {key} should be text, not {value!r:.80}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if type(value) is not bool:
+            raise FormatError(f"{self.path}: {key} should be true or false, not {value!r:.80}")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self.values.get(key, [])
+        if type(value) is not list or (value and type(value[0]) is not str):
+            raise FormatError(f"{self.path}: {key} should be a list of texts")
+        return value
+
+
+def _check_kind(reader: _Metadata) -> None:
+    architecture = reader.text("general.architecture")
+    if architecture is None:
+        raise FormatError(f"{reader.path} lacks metadata general.architecture")
+    if architecture != "llama":
+        raise UnsupportedError(f"{reader.path}: this is a {architecture} model; Alpage runs llama")
+    kind = reader.text("general.type") or "model"
+    if kind != "model":
+        raise UnsupportedError(f"{reader.path} holds a {kind}, not a whole model")
+    parts = reader.integer("split.count", 1)
+    if parts > 1:
+        raise UnsupportedError(
+            f"{reader.path} is one of {parts} parts of a model; join them first "
+            "(llama-gguf-split --merge)"
+        )
+    experts = reader.integer("llama.expert_count", 0)
+    if experts:
+        raise UnsupportedError(
+            f"{reader.path} is a mixture of {experts} experts; Alpage runs dense llama models"
+        )
+
+
+def _config(reader: _Metadata, stored: dict[str, Tensor]) -> LlamaConfig:
+    embedding = stored.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise FormatError(f"{reader.path} lacks the matrix token_embd.weight")
+    vocab_size = embedding.shape[0]
+    tokens = len(reader.texts("tokenizer.ggml.tokens"))
+    if tokens and tokens != vocab_size:
+        raise FormatError(
+            f"{reader.path}: the tokenizer has {tokens} tokens, but tensor token_embd.weight has "
+            f"{vocab_size} rows"
+        )
+    dim = reader.integer("llama.embedding_length")
+    heads = reader.integer("llama.attention.head_count")
+    if dim < 1 or heads < 1:
+        raise FormatError(f"{reader.path}: {dim} dimensions in {heads} heads cannot be")
+    head_dim = _head_dim(reader, dim, heads)
+    scaling, factors = _rope(reader, stored.get("rope_freqs.weight"), head_dim)
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        dim=dim,
+        n_layers=reader.integer("llama.block_count"),
+        n_heads=heads,
+        n_kv_heads=reader.integer("llama.attention.head_count_kv", heads),
+        head_dim=head_dim,
+        ffn_dim=reader.integer("llama.feed_forward_length"),
+        context_length=reader.integer("llama.context_length"),
+        norm_eps=reader.number("llama.attention.layer_norm_rms_epsilon"),
+        rope_theta=reader.number("llama.rope.freq_base", 10_000.0),
+        rope_scaling=scaling,
+        rope_factors=factors,
+        tied="output.weight" not in stored,
+    )
+
+
+def _head_dim(reader: _Metadata, dim: int, heads: int) -> int:
+    rotated = reader.integer("llama.rope.dimension_count", 0)
+    head_dim = reader.integer("llama.attention.key_length", 0) or rotated
+    if not head_dim:
+        head_dim, rest = divmod(dim, heads)
+        if rest:
+            raise FormatError(f"{reader.path}: {dim} dimensions do not divide into {heads} heads")
+    if not 1 <= head_dim <= _MAX_HEAD_DIM:
+        raise FormatError(f"{reader.path}: a head of {head_dim} dimensions cannot be")
+    values = reader.integer("llama.attention.value_length", head_dim)
+    if values != head_dim:
+        raise UnsupportedError(
+            f"{reader.path}: value heads of {values} beside key heads of {head_dim}; Alpage runs "
+            "equal ones"
+        )
+    if rotated and rotated != head_dim:
+        raise UnsupportedError(
+            f"{reader.path} rotates {rotated} of {head_dim} dimensions of a head; Alpage runs "
+            "models that rotate all"
+        )
+    return head_dim
+
+
+def _rope(
+    reader: _Metadata, stored: Tensor | None, head_dim: int
+) -> tuple[RopeScaling | None, tuple[float, ...] | None]:
+    """Linear scaling from metadata, and the factors of Llama 3.1 from their tensor."""
+    kind = reader.text("llama.rope.scaling.type") or "linear"
+    old = reader.number("llama.rope.scale_linear", 0.0)
+    factor = reader.number("llama.rope.scaling.factor", old)
+    scaling = None
+    if kind != "none" and not (kind == "linear" and factor in (0.0, 1.0)):
+        scaling = RopeScaling(kind, factor)
+    if stored is None:
+        return scaling, None
+    if stored.shape != (head_dim // 2,):
+        raise FormatError(
+            f"{reader.path}: tensor rope_freqs.weight should have shape [{head_dim // 2}], "
+            f"not {list(stored.shape)}"
+        )
+    factors = stored.dequantize().tolist()
+    linear = scaling.factor if scaling else 1.0
+    return None, tuple(value * linear for value in factors)
+
+
+def _source(
+    file: MappedFile,
+    header: Header,
+    reader: _Metadata,
+    config: LlamaConfig,
+    tensors: dict[str, Tensor],
+) -> ModelSource:
+    bos = _token_id(reader, "bos", config.vocab_size)
+    label = main_type(tensors)
+    mix = _MIXES.get(reader.integer("general.file_type", -1), "")
+    return ModelSource(
+        path=file.path,
+        format="gguf",
+        config=config,
+        tensors=tensors,
+        name=reader.text("general.name") or file.path.stem,
+        quantization=mix if mix.startswith(label) else label,
+        chat_template=reader.text("tokenizer.chat_template"),
+        gguf_metadata=header.metadata,
+        bos_id=bos,
+        eos_ids=_end_ids(reader, config.vocab_size),
+        add_bos=_adds_bos(reader) and bos is not None,
+        licence=reader.text("general.license"),
+        lineage=_lineage(reader),
+        files=(file,),
+    )
+
+
+def _token_id(reader: _Metadata, which: str, vocab_size: int) -> int | None:
+    key = f"tokenizer.ggml.{which}_token_id"
+    if key not in reader.values:
+        return None
+    value = reader.integer(key)
+    if value in (-1, 0xFFFFFFFF):  # written by some converters for "none"
+        return None
+    if not 0 <= value < vocab_size:
+        raise FormatError(f"{reader.path}: {key} is {value}; the vocabulary has {vocab_size}")
+    return value
+
+
+def _end_ids(reader: _Metadata, vocab_size: int) -> frozenset[int]:
+    """Ids that end an answer: those declared, and control tokens known to end one."""
+    declared = [_token_id(reader, which, vocab_size) for which in ("eos", "eot", "eom")]
+    ids = {value for value in declared if value is not None}
+    tokens = reader.texts("tokenizer.ggml.tokens")
+    kinds = reader.values.get("tokenizer.ggml.token_type", [])
+    for text in END_TOKENS:
+        if text in tokens:
+            index = tokens.index(text)
+            if type(kinds) is list and index < len(kinds) and kinds[index] == _CONTROL_TOKEN:
+                ids.add(index)
+    return frozenset(ids)
+
+
+def _adds_bos(reader: _Metadata) -> bool:
+    """The file's word, or else what its kind of tokenizer does by default."""
+    kind = reader.text("tokenizer.ggml.model")
+    pre = reader.text("tokenizer.ggml.pre")
+    default = kind == "llama" or pre in _PRE_TOKENIZERS_WITH_BOS
+    return reader.flag("tokenizer.ggml.add_bos_token", default)
+
+
+def _lineage(reader: _Metadata) -> Lineage:
+    return Lineage(
+        authors=reader.text("general.author") or reader.text("general.organization"),
+        base_models=_listed(reader, "base_model"),
+        datasets=_listed(reader, "dataset") or tuple(_texts_or_none(reader, "general.datasets")),
+        contributions=tuple(
+            f"quantised by {name}" for name in [reader.text("general.quantized_by")] if name
+        ),
+    )
+
+
+def _listed(reader: _Metadata, what: str) -> tuple[str, ...]:
+    """Names of `general.base_model.0.name`, ...1..., at most 100 of them."""
+    names = []
+    for index in range(min(reader.integer(f"general.{what}.count", 0), 100)):
+        prefix = f"general.{what}.{index}."
+        name = reader.text(prefix + "name")
+        owner = reader.text(prefix + "organization")
+        if name:
+            names.append(f"{owner}/{name}" if owner else name)
+    return tuple(names)
+
+
+def _texts_or_none(reader: _Metadata, key: str) -> list[str]:
+    value = reader.values.get(key)
+    return reader.texts(key) if type(value) is list else []
