@@ -1,5 +1,6 @@
 """The shape of a Llama model: one frozen value that readers fill and that every engine runs."""
 
+import ctypes
 import math
 from dataclasses import dataclass
 
@@ -72,8 +73,8 @@ class LlamaConfig:
             raise FormatError(f"head_dim must be even for rotary embedding, not {self.head_dim}")
         if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
             raise FormatError(f"norm_eps must be positive, not {self.norm_eps}")
-        if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
-            raise FormatError(f"rope_theta must be positive, not {self.rope_theta}")
+        if not 1 <= self.rope_theta <= 1e30:
+            raise FormatError(f"rope_theta must be between 1 and 1e30, not {self.rope_theta}")
         if self.rope_factors is not None:
             if self.rope_scaling is not None:
                 raise FormatError("a model has rope_factors or rope_scaling, not both")
@@ -103,26 +104,39 @@ class LlamaConfig:
         return 2 * self.n_layers * self.n_kv_heads * self.head_dim * element_bytes
 
     def inverse_frequencies(self) -> tuple[float, ...]:
-        """Rotation per position of each of the head_dim / 2 pairs, in radians, scaling applied."""
-        half = self.head_dim // 2
-        plain = [self.rope_theta ** (-2.0 * i / self.head_dim) for i in range(half)]
+        """Rotation per position of each of the head_dim / 2 pairs, in radians, scaling applied.
+
+        The values are float32 numbers, every step rounded as the code that models are trained with
+        rounds it (Meta's `llama_models`, `transformers`): more exact ones move the logits of a
+        135M model by up to 3e-4 within 1,000 tokens. Engines multiply them by positions in float32.
+        """
+        exponents = [_float32(2 * i / self.head_dim) for i in range(self.head_dim // 2)]
+        plain = [_float32(1 / _float32(self.rope_theta**e)) for e in exponents]
         if self.rope_factors is not None:
-            return tuple(f / d for f, d in zip(plain, self.rope_factors, strict=True))
+            return tuple(_float32(f / d) for f, d in zip(plain, self.rope_factors, strict=True))
         if self.rope_scaling is None:
             return tuple(plain)
         return tuple(_scale_frequency(f, self.rope_scaling) for f in plain)
 
 
+def _float32(value: float) -> float:
+    """The float32 number nearest to `value` (infinity when it is too large for one)."""
+    return ctypes.c_float(value).value
+
+
 def _scale_frequency(frequency: float, scaling: RopeScaling) -> float:
     """One rotary frequency after `scaling` (Llama 3.1: by wavelength against the old context)."""
     if scaling.kind == "linear":
-        return frequency / scaling.factor
-    wavelength = 2 * math.pi / frequency
+        return _float32(frequency / scaling.factor)
+    wavelength = _float32(_float32(1 / frequency) * _float32(2 * math.pi))
     if wavelength > scaling.original_context / scaling.low_freq_factor:
-        return frequency / scaling.factor
+        return _float32(frequency / scaling.factor)
     if wavelength < scaling.original_context / scaling.high_freq_factor:
         return frequency
-    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
+    waves = _float32(_float32(1 / wavelength) * scaling.original_context)
+    smooth = _float32(
+        _float32(waves - scaling.low_freq_factor)
+        / (scaling.high_freq_factor - scaling.low_freq_factor)
     )
-    return (1 - smooth) * frequency / scaling.factor + smooth * frequency
+    long = _float32(_float32(_float32(1 - smooth) * frequency) / scaling.factor)
+    return _float32(long + _float32(smooth * frequency))
