@@ -1,0 +1,54 @@
+"""Find whole tokens (special or added ones) in text: leftmost first, longest first."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+
+class TokenMatcher:
+    """Cuts text at the occurrences of a fixed set of token texts.
+
+    One regular expression finds where a token could begin (by its first two characters); a
+    dictionary look-up per distinct length decides. Time is linear in the text, whatever the
+    number of tokens.
+    """
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        """`ids`: token text to id; empty texts are not allowed."""
+        self._ids = dict(ids)
+        lengths: dict[str, set[int]] = {}
+        seconds: dict[str, set[str]] = {}
+        for text in self._ids:
+            lengths.setdefault(text[:2], set()).add(len(text))
+            seconds.setdefault(text[0], set()).add(text[1:2])
+        self._lengths = {key: sorted(found, reverse=True) for key, found in lengths.items()}
+        starts = []
+        for first, follow in sorted(seconds.items()):
+            # A token of one character can begin before anything.
+            rest = "" if "" in follow else f"[{''.join(map(re.escape, sorted(follow)))}]"
+            starts.append(re.escape(first) + rest)
+        self._start = re.compile("|".join(starts)) if starts else None
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """Yield the parts of `text` in order: plain text (never empty) and token ids."""
+        begin = position = 0
+        while self._start is not None and (found := self._start.search(text, position)):
+            at = found.start()
+            token = self._longest(text, at)
+            if token is None:
+                position = at + 1
+                continue
+            if at > begin:
+                yield text[begin:at]
+            yield self._ids[token]
+            begin = position = at + len(token)
+        if begin < len(text):
+            yield text[begin:]
+
+    def _longest(self, text: str, at: int) -> str | None:
+        pair = text[at : at + 2]
+        for key in (pair, pair[:1]) if len(pair) == 2 else (pair,):
+            for length in self._lengths.get(key, ()):
+                candidate = text[at : at + length]
+                if candidate in self._ids:
+                    return candidate
+        return None
