@@ -59,7 +59,7 @@ class ModelSource:
     add_bos: bool = False
     """Whether a prompt begins with `bos_id`."""
     licence: str | None = None
-    lineage: Lineage = Lineage()
+    lineage: Lineage = field(default_factory=Lineage)
     files: tuple[MappedFile, ...] = field(default=(), repr=False)
 
     @property

@@ -1,11 +1,11 @@
 """A Llama model out of a GGUF file: configuration, weights and token ids from its metadata."""
 
 from pathlib import Path
-from typing import Any
 
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import FormatError, UnsupportedError
 from alpage.weights.contents import END_TOKENS, Lineage, ModelSource, assemble, main_type
+from alpage.weights.fields import Fields
 from alpage.weights.gguf import Header, read_header, read_tensors
 from alpage.weights.mapped import MappedFile
 from alpage.weights.tensor import Tensor
@@ -22,7 +22,7 @@ def open_gguf(path: Path) -> ModelSource:
     file = MappedFile(path)
     try:
         header = read_header(file)
-        reader = _Metadata(path, header.metadata)
+        reader = Fields(path, header.metadata)
         _check_kind(reader)
         stored = read_tensors(file, header)
         config = _config(reader, stored)
@@ -34,54 +34,7 @@ def open_gguf(path: Path) -> ModelSource:
         raise
 
 
-class _Metadata:
-    """Typed access to metadata values, with an error that names key, value and what would do."""
-
-    def __init__(self, path: Path, values: dict[str, Any]) -> None:
-        self.path = path
-        self.values = values
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key, default)
-        if value is None:
-            raise FormatError(f"{self.path} lacks metadata {key}")
-        if type(value) is list:
-            raise UnsupportedError(
-                f"{self.path}: {key} differs between layers; Alpage runs models whose layers are "
-                "equal"
-            )
-        if type(value) is not int:
-            raise FormatError(f"{self.path}: {key} should be a whole number, not {value!r:.80}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key, default)
-        if value is None:
-            raise FormatError(f"{self.path} lacks metadata {key}")
-        if type(value) not in (int, float):
-            raise FormatError(f"{self.path}: {key} should be a number, not {value!r:.80}")
-        return float(value)
-
-    def text(self, key: str) -> str | None:
-        value = self.values.get(key)
-        if value is not None and type(value) is not str:
-            raise FormatError(f"{self.path}: {key} should be text, not {value!r:.80}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key, default)
-        if type(value) is not bool:
-            raise FormatError(f"{self.path}: {key} should be true or false, not {value!r:.80}")
-        return value
-
-    def texts(self, key: str) -> list[str]:
-        value = self.values.get(key, [])
-        if type(value) is not list or (value and type(value[0]) is not str):
-            raise FormatError(f"{self.path}: {key} should be a list of texts")
-        return value
-
-
-def _check_kind(reader: _Metadata) -> None:
+def _check_kind(reader: Fields) -> None:
     architecture = reader.text("general.architecture")
     if architecture is None:
         raise FormatError(f"{reader.path} lacks metadata general.architecture")
@@ -103,7 +56,7 @@ def _check_kind(reader: _Metadata) -> None:
         )
 
 
-def _config(reader: _Metadata, stored: dict[str, Tensor]) -> LlamaConfig:
+def _config(reader: Fields, stored: dict[str, Tensor]) -> LlamaConfig:
     embedding = stored.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise FormatError(f"{reader.path} lacks the matrix token_embd.weight")
@@ -137,7 +90,7 @@ def _config(reader: _Metadata, stored: dict[str, Tensor]) -> LlamaConfig:
     )
 
 
-def _head_dim(reader: _Metadata, dim: int, heads: int) -> int:
+def _head_dim(reader: Fields, dim: int, heads: int) -> int:
     rotated = reader.integer("llama.rope.dimension_count", 0)
     head_dim = reader.integer("llama.attention.key_length", 0) or rotated
     if not head_dim:
@@ -161,7 +114,7 @@ def _head_dim(reader: _Metadata, dim: int, heads: int) -> int:
 
 
 def _rope(
-    reader: _Metadata, stored: Tensor | None, head_dim: int
+    reader: Fields, stored: Tensor | None, head_dim: int
 ) -> tuple[RopeScaling | None, tuple[float, ...] | None]:
     """Linear scaling from metadata, and the factors of Llama 3.1 from their tensor."""
     kind = reader.text("llama.rope.scaling.type") or "linear"
@@ -185,7 +138,7 @@ def _rope(
 def _source(
     file: MappedFile,
     header: Header,
-    reader: _Metadata,
+    reader: Fields,
     config: LlamaConfig,
     tensors: dict[str, Tensor],
 ) -> ModelSource:
@@ -210,7 +163,7 @@ def _source(
     )
 
 
-def _token_id(reader: _Metadata, which: str, vocab_size: int) -> int | None:
+def _token_id(reader: Fields, which: str, vocab_size: int) -> int | None:
     key = f"tokenizer.ggml.{which}_token_id"
     if key not in reader.values:
         return None
@@ -222,7 +175,7 @@ def _token_id(reader: _Metadata, which: str, vocab_size: int) -> int | None:
     return value
 
 
-def _end_ids(reader: _Metadata, vocab_size: int) -> frozenset[int]:
+def _end_ids(reader: Fields, vocab_size: int) -> frozenset[int]:
     """Ids that end an answer: those declared, and control tokens known to end one."""
     declared = [_token_id(reader, which, vocab_size) for which in ("eos", "eot", "eom")]
     ids = {value for value in declared if value is not None}
@@ -236,7 +189,7 @@ def _end_ids(reader: _Metadata, vocab_size: int) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _adds_bos(reader: _Metadata) -> bool:
+def _adds_bos(reader: Fields) -> bool:
     """The file's word, or else what its kind of tokenizer does by default."""
     kind = reader.text("tokenizer.ggml.model")
     pre = reader.text("tokenizer.ggml.pre")
@@ -244,7 +197,7 @@ def _adds_bos(reader: _Metadata) -> bool:
     return reader.flag("tokenizer.ggml.add_bos_token", default)
 
 
-def _lineage(reader: _Metadata) -> Lineage:
+def _lineage(reader: Fields) -> Lineage:
     return Lineage(
         authors=reader.text("general.author") or reader.text("general.organization"),
         base_models=_listed(reader, "base_model"),
@@ -255,7 +208,7 @@ def _lineage(reader: _Metadata) -> Lineage:
     )
 
 
-def _listed(reader: _Metadata, what: str) -> tuple[str, ...]:
+def _listed(reader: Fields, what: str) -> tuple[str, ...]:
     """Names of `general.base_model.0.name`, ...1..., at most 100 of them."""
     names = []
     for index in range(min(reader.integer(f"general.{what}.count", 0), 100)):
@@ -267,6 +220,6 @@ def _listed(reader: _Metadata, what: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _texts_or_none(reader: _Metadata, key: str) -> list[str]:
+def _texts_or_none(reader: Fields, key: str) -> list[str]:
     value = reader.values.get(key)
     return reader.texts(key) if type(value) is list else []

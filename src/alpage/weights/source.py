@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from alpage.core.errors import UnsupportedError, UserError
+from alpage.core.errors import FormatError, UnsupportedError, UserError
+from alpage.core.paths import storage_errors
 from alpage.weights.contents import Lineage, ModelSource
 from alpage.weights.gguf_model import open_gguf
+from alpage.weights.huggingface import open_folder
 
 __all__ = ["Lineage", "ModelSource", "open_model"]
 
@@ -17,14 +19,38 @@ def open_model(path: Path) -> ModelSource:
     Raises `NotFoundError`, `StorageError` (not readable), `FormatError` (damaged, truncated, no
     model) or `UnsupportedError` (a valid model that Alpage does not run).
     """
+    with storage_errors(f"open {path}"):
+        folder = path.is_dir()
+        if not folder:
+            _check_suffix(path)
+        elif not (path / "config.json").exists():
+            folder, path = False, _only_gguf(path)
+        try:
+            return open_folder(path) if folder else open_gguf(path)
+        except UserError as error:
+            if str(path) in str(error):
+                raise
+            raise type(error)(f"{path}: {error}") from error
+
+
+def _check_suffix(path: Path) -> None:
     if path.suffix in _PICKLES:
         raise UnsupportedError(
             f"{path} is a Python checkpoint, which can run code when it is opened; "
             "use a GGUF file or a folder with safetensors"
         )
-    try:
-        return open_gguf(path)
-    except UserError as error:
-        if str(path) in str(error):
-            raise
-        raise type(error)(f"{path}: {error}") from error
+    if path.suffix == ".safetensors":
+        raise FormatError(
+            f"{path} is one file of a model; give the folder that holds it: {path.parent}"
+        )
+
+
+def _only_gguf(folder: Path) -> Path:
+    """The one GGUF file in a folder that is not in Hugging Face's layout."""
+    found = sorted(folder.glob("*.gguf"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(file.name for file in found[:10])
+        raise FormatError(f"{folder} holds several models; name one of them: {names}")
+    raise FormatError(f"{folder} holds no model: neither a config.json nor a GGUF file")

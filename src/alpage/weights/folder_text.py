@@ -1,0 +1,164 @@
+"""What the text layer needs from a Hugging Face folder: token ids, template, tokenizer, card."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alpage.core.errors import FormatError
+from alpage.weights.contents import END_TOKENS, Lineage
+from alpage.weights.fields import Fields, read_json
+from alpage.weights.mapped import read_text
+
+_MAX_TEMPLATE = 1 << 20
+_MAX_CONFIG = 1 << 24
+_MAX_TOKENIZER = 1 << 27
+_MAX_CARD = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FolderText:
+    """Fields of `ModelSource` that come from the tokenizer's and generation's files."""
+
+    chat_template: str | None
+    tokenizer_file: Path | None
+    bos_id: int | None
+    eos_ids: frozenset[int]
+    add_bos: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the model card (README.md) says about rights and origin."""
+
+    licence: str | None = None
+    lineage: Lineage = field(default_factory=Lineage)
+
+
+def read_text_files(path: Path, config: Fields, vocab_size: int) -> FolderText:
+    """Read tokenizer_config.json, generation_config.json, chat_template.jinja where they are."""
+    settings = _optional(path / "tokenizer_config.json", _MAX_CONFIG)
+    generation = _optional(path / "generation_config.json", _MAX_CONFIG)
+    names = ("tokenizer.json", "tokenizer.model")
+    file = next((path / name for name in names if (path / name).is_file()), None)
+    tokenizer = Fields(path, {})
+    if file is not None and file.name == "tokenizer.json":
+        tokenizer = read_json(file, _MAX_TOKENIZER)
+    bos = _ids(config, "bos_token_id", vocab_size) or _ids(generation, "bos_token_id", vocab_size)
+    bos_id = bos[0] if bos else None
+    eos = set(_ids(config, "eos_token_id", vocab_size))
+    eos.update(_ids(generation, "eos_token_id", vocab_size))
+    eos.update(_special_ends(tokenizer, settings, vocab_size))
+    adds = settings.flag("add_bos_token", _begins_with(tokenizer, bos_id))
+    return FolderText(
+        _template(path, settings), file, bos_id, frozenset(eos), adds and bos_id is not None
+    )
+
+
+def _optional(path: Path, limit: int) -> Fields:
+    return read_json(path, limit) if path.is_file() else Fields(path, {})
+
+
+def _ids(fields: Fields, key: str, vocab_size: int) -> list[int]:
+    """An id or a list of ids; -1 means none."""
+    value = fields.values.get(key)
+    values = value if type(value) is list else [] if value is None else [value]
+    for item in values:
+        if type(item) is not int or not -1 <= item < vocab_size:
+            raise FormatError(
+                f"{fields.path}: {key} should be an id below {vocab_size}, not {item!r:.80}"
+            )
+    return [item for item in values if item >= 0]
+
+
+def _special_ends(tokenizer: Fields, settings: Fields, vocab_size: int) -> set[int]:
+    """Special tokens that end an answer: the declared `eos_token`, and those known to."""
+    declared = settings.values.get("eos_token")
+    if type(declared) is dict:
+        declared = declared.get("content")
+    wanted = {*END_TOKENS, declared}
+    found = set()
+    added = tokenizer.values.get("added_tokens")
+    for token in added if type(added) is list else []:
+        if type(token) is dict and token.get("special") is True:
+            content, index = token.get("content"), token.get("id")
+            if type(content) is str and content in wanted and type(index) is int:
+                found.add(index)
+    return {index for index in found if 0 <= index < vocab_size}
+
+
+def _begins_with(tokenizer: Fields, bos_id: int | None) -> bool:
+    """Whether tokenizer.json's post-processor puts `bos_id` in front of a text."""
+    processor: Any = tokenizer.values.get("post_processor")
+    if type(processor) is not dict or bos_id is None:
+        return False
+    steps = processor.get("processors") if processor.get("type") == "Sequence" else [processor]
+    for step in steps if type(steps) is list else []:
+        if type(step) is dict and step.get("type") == "TemplateProcessing":
+            match step:
+                case {
+                    "single": [{"SpecialToken": {"id": str(name)}}, *_],
+                    "special_tokens": dict(tokens),
+                }:
+                    entry = tokens.get(name)
+                    return type(entry) is dict and entry.get("ids") == [bos_id]
+    return False
+
+
+def _template(path: Path, settings: Fields) -> str | None:
+    """chat_template.jinja, or else `chat_template`: a text, or several by name."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return read_text(file, _MAX_TEMPLATE)
+    value = settings.values.get("chat_template")
+    if type(value) is not list:
+        return settings.text("chat_template")
+    named: dict[str, str] = {}
+    for item in value:
+        match item:
+            case {"name": str(name), "template": str(template)}:
+                named[name] = template
+            case _:
+                raise FormatError(
+                    f"{settings.path}: every chat_template needs a name and a template"
+                )
+    return named.get("default") or next(iter(named.values()), None)
+
+
+def read_card(path: Path) -> Card:
+    """Licence, base models and data sets from the front matter of README.md, where it has one.
+
+    Reads the plain `key: value` and `- item` lines that model cards use, not all of YAML: what
+    it does not understand it leaves out.
+    """
+    file = path / "README.md"
+    if not file.is_file():
+        return Card()
+    try:
+        lines = read_text(file, _MAX_CARD).splitlines()
+    except FormatError:  # a card is for people: a strange one does not stop a model
+        return Card()
+    if not lines or lines[0].strip() != "---":
+        return Card()
+    entries: dict[str, list[str]] = {}
+    key = ""
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        if line.lstrip().startswith("- "):
+            entries.setdefault(key, []).append(_plain(line.lstrip()[2:]))
+        elif not line.startswith((" ", "#")) and ":" in line:
+            key, _, value = line.partition(":")
+            if _plain(value):
+                entries.setdefault(key, []).append(_plain(value))
+    licence = entries.get("license_name") or entries.get("license")
+    return Card(
+        licence[0] if licence else None,
+        Lineage(
+            base_models=tuple(entries.get("base_model", ())),
+            datasets=tuple(entries.get("datasets", ())),
+        ),
+    )
+
+
+def _plain(value: str) -> str:
+    return value.strip().strip("'\"")
