@@ -43,6 +43,14 @@ def alpage_home() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2_path(alpage_home: Path) -> Path:
+    """The default model's GGUF file, pulled through Alpage's own catalogue."""
+    from alpage.weights.pull import pull  # not above: numpy would load before pytest_configure
+
+    return pull("smollm2", alpage_home)
+
+
+@pytest.fixture(scope="session")
 def llama3_tokenizer_path(alpage_home: Path) -> Path:
     """Llama 3's own tiktoken file, out of the wheel `llama-models`."""
     path = alpage_home / "llama3-tokenizer.model"
@@ -73,4 +81,4 @@ def _extract_from_wheel(requirement: str, suffix: str, target: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             (member,) = (name for name in archive.namelist() if name.endswith(suffix))
             extracted = archive.extract(member, folder)
-        os.replace(extracted, target)  # whole or not at all: two test runs may race here
+        Path(extracted).replace(target)  # whole or not at all: two test runs may race here

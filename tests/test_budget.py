@@ -23,7 +23,7 @@ FUNCTION_LINES_P90 = 40
 LINE_CHARACTERS = 100
 BASE_DEPENDENCIES = 12
 
-CPP = {".cpp", ".h", ".hpp"}
+CPP = {".cpp", ".h", ".hpp", ".inl"}
 # Written in pieces, so that this file does not find itself.
 MACHINE_PATH = re.compile(
     r"(?<![\w.~$}-])/(?:" + "|".join(("work", "root", "home", "Users")) + ")/"
