@@ -1,4 +1,4 @@
-"""Write the folder map into README.md, from the first sentence of each package's docstring.
+"""Write the folder map into the pages that show it: first sentences of the docstrings.
 
 Run it without arguments after adding a package; `--check` says whether the map is up to date.
 """
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+PAGES = (CHECKOUT / "README.md", CHECKOUT / "docs" / "structure.md")
 BEGIN, END = "<!-- map: written by scripts/folder_map.py -->\n", "<!-- end of map -->"
 FOLDERS_OF_OTHER_LANGUAGES = {
     "native": "The core in C++20, which knows no Python: kernels, paged attention, sampling.",
@@ -42,23 +43,23 @@ def folder_map() -> str:
     return "\n".join(rows) + "\n"
 
 
-def main() -> int:
-    """Exit code 1 with `--check` and an old map, else 0."""
-    readme = CHECKOUT / "README.md"
-    text = readme.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
+def updated(page: Path) -> str:
+    """The text of `page` with today's map between its two marks."""
+    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(
-            f"{readme} has lost the lines that enclose the map: {BEGIN.strip()}, {END}"
-        )
-    updated = before + begin + folder_map() + end + after
-    if updated == text:
-        return 0
-    if "--check" in sys.argv[1:]:
-        print("the folder map in README.md is old: run scripts/folder_map.py", file=sys.stderr)
+        raise SystemExit(f"{page} has lost the lines around the map: {BEGIN.strip()}, {END}")
+    return before + begin + folder_map() + end + after
+
+
+def main() -> int:
+    """Exit code 1 with `--check` and an old map, else 0."""
+    old = [page for page in PAGES if updated(page) != page.read_text("utf-8")]
+    if old and "--check" in sys.argv[1:]:
+        print("the folder map is old: run scripts/folder_map.py", file=sys.stderr)
         return 1
-    readme.write_text(updated, "utf-8")
+    for page in old:
+        page.write_text(updated(page), "utf-8")
     return 0
 
 
