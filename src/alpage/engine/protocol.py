@@ -49,13 +49,29 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Prompt ids and how to go on. `prompt_logprobs` also scores every prompt token."""
+    """Prompt ids and how to go on.
+
+    `prompt_logprobs` also scores every prompt token. `answer=False` ends the request once the
+    prompt has run (finish reason "length").
+    """
 
     prompt: Sequence[int]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     eos_ids: frozenset[int] = frozenset()
     """Ids that end the answer unless `sampling.ignore_eos`."""
     prompt_logprobs: bool = False
+    answer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """A text whose meaning is wanted as one vector: see `EmbeddingEvent`."""
+
+    prompt: Sequence[int]
+
+
+Top = Sequence[tuple[int, float]]
+"""The most likely tokens with their log-probabilities, largest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +80,46 @@ class TokenEvent:
 
     token: int
     logprob: float | None = None
-    top: Sequence[tuple[int, float]] = ()
+    top: Top = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEvent:
-    """The prompt has run: logprob of token i given those before it; the first has None."""
+    """The prompt has run: logprob of token i given those before it; the first has None.
+
+    `top[i]` holds the `sampling.top_logprobs` most likely tokens at place i (empty for the
+    first).
+    """
 
     logprobs: Sequence[float | None]
+    top: Sequence[Top] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingEvent:
+    """States after the final norm, averaged over the tokens and scaled to length 1: [dim]."""
+
+    vector: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class FinishEvent:
-    """The last event of a request."""
+    """The last event of a request that did not fail.
+
+    A stop id ends the answer without a `TokenEvent` and is not counted in `usage`; `stop_token`
+    says which one it was.
+    """
 
     reason: FinishReason
     usage: Usage
+    stop_token: int | None = None
 
 
-Event = TokenEvent | PromptEvent | FinishEvent
+@dataclass(frozen=True, slots=True)
+class FailEvent:
+    """The last event of a request that failed; the others go on."""
+
+    error: BaseException
+
+
+Event = TokenEvent | PromptEvent | EmbeddingEvent | FinishEvent | FailEvent

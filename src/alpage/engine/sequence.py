@@ -1,0 +1,216 @@
+"""One request on its way through the scheduler: which rows it wants, what it makes of them."""
+
+import time
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage.core.types import FinishReason, Usage
+from alpage.engine.pages import PageTable
+from alpage.engine.protocol import (
+    EmbeddingEvent,
+    EmbedRequest,
+    Event,
+    FinishEvent,
+    PromptEvent,
+    Request,
+    TokenEvent,
+    Top,
+)
+from alpage.engine.sampling import Sampler, SamplingState, damaged, score_rows
+
+_SINK_TOKENS = 4
+_UNLIMITED = 1 << 62
+
+
+class Sequence(ABC):
+    """Tokens with their cache. Positions 0 to `cached - 1` of `window` have run.
+
+    `window` is what the model sees: the prompt and the answer, or what a shift left of them.
+    """
+
+    def __init__(self, number: int, prompt: list[int], table: PageTable) -> None:
+        self.number = number
+        self.prompt_length = len(prompt)
+        self.window = prompt
+        self.cached = 0
+        self.table = table
+        self._started: float | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens of the window that have not run yet; 1 while answering."""
+        return len(self.window) - self.cached
+
+    def start_clock(self) -> None:
+        """The first row is about to run."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def evict(self) -> None:
+        """Give back every page; all that the window holds has to run again."""
+        self.table.shrink(0)
+        self.cached = 0
+
+    def chunk(self, rows: int, outputs: int) -> range:
+        """The positions to run next, at most `rows` of them with at most `outputs` scored."""
+        return range(self.cached, self.cached + min(rows, self.pending))
+
+    def scored(self, chunk: range) -> range:
+        """The positions of `chunk` that `chunk` counts as scored; of most requests none."""
+        return range(0)
+
+    @abstractmethod
+    def outputs(self, chunk: range) -> list[int]:
+        """The positions of `chunk` whose result `accept` needs."""
+
+    @abstractmethod
+    def accept(self, chunk: range, results: NDArray[np.float32]) -> list[Event]:
+        """Take the results [outputs, width] of `chunk`; the request ends with a FinishEvent."""
+
+    def finish(self, reason: FinishReason, stop_token: int | None = None) -> FinishEvent:
+        """The last event: why, and what the request used until now."""
+        return FinishEvent(reason, self._usage(), stop_token)
+
+    def _usage(self) -> Usage:
+        began = self._started
+        return Usage(self.prompt_length, 0, time.perf_counter() - began if began else 0.0)
+
+
+class Embedding(Sequence):
+    """Mean of all states, scaled to length 1."""
+
+    def __init__(self, number: int, request: EmbedRequest, table: PageTable) -> None:
+        super().__init__(number, list(request.prompt), table)
+        self._sum: NDArray[np.float64] = np.zeros(1)
+
+    def evict(self) -> None:
+        """Forget the states summed so far too: they come again."""
+        super().evict()
+        self._sum = np.zeros(1)
+
+    def outputs(self, chunk: range) -> list[int]:
+        """Every position counts."""
+        return list(chunk)
+
+    def accept(self, chunk: range, results: NDArray[np.float32]) -> list[Event]:
+        """Add the states [rows, dim]; the vector comes with the last of them."""
+        self.cached = chunk.stop
+        self._sum = self._sum + results.sum(axis=0, dtype=np.float64)
+        if self.pending:
+            return []
+        norm = np.linalg.norm(self._sum)
+        if not np.isfinite(norm) or norm == 0:
+            raise damaged()
+        vector = self._sum / norm
+        return [EmbeddingEvent(vector.astype(np.float32)), self.finish("stop")]
+
+
+class Generation(Sequence):
+    """A prompt that runs, is scored where wanted, and is answered token by token.
+
+    `limit` is the number of positions that the context holds.
+    """
+
+    def __init__(
+        self, number: int, request: Request, table: PageTable, limit: int, sampler: Sampler
+    ) -> None:
+        super().__init__(number, list(request.prompt), table)
+        sampling = request.sampling
+        self._answer = request.answer
+        self._limit = limit
+        self._state = SamplingState(sampling, self.window, sampler)
+        self._stops = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            self._stops |= request.eos_ids
+        self._max_tokens = sampling.max_tokens or _UNLIMITED
+        self._shift = sampling.context_policy == "shift"
+        self._top = sampling.top_logprobs or 0
+        self._scored = 0 if request.prompt_logprobs else self.prompt_length - 1
+        self._scoring = request.prompt_logprobs
+        self._logprobs: list[float | None] = [None]
+        self._tops: list[Top] = [()]
+        self._first_token: float | None = None
+
+    def chunk(self, rows: int, outputs: int) -> range:
+        """Rows of a scored prompt are bounded by the logits that they would make."""
+        chunk = super().chunk(rows, outputs)
+        start = max(chunk.start, self._scored)
+        if start + outputs < self.prompt_length - 1:
+            return range(chunk.start, min(chunk.stop, start + outputs))
+        return chunk
+
+    def scored(self, chunk: range) -> range:
+        """Places not scored yet; place p predicts token p + 1, so the last one scores nothing."""
+        return range(max(chunk.start, self._scored), min(chunk.stop, self.prompt_length - 1))
+
+    def outputs(self, chunk: range) -> list[int]:
+        """Places of the prompt to score, and the last token of all."""
+        wanted = list(self.scored(chunk))
+        if self._answer and chunk.stop == len(self.window):
+            wanted.append(chunk.stop - 1)
+        return wanted
+
+    def accept(self, chunk: range, results: NDArray[np.float32]) -> list[Event]:
+        """Take the logits [outputs, vocab]: score the prompt, sample when all has run."""
+        self.cached = chunk.stop
+        events: list[Event] = []
+        if self._scoring:
+            events += self._score(self.scored(chunk), results)
+        if self.pending:
+            return events
+        if not self._answer:
+            return [*events, self.finish("length")]
+        return events + self._sample(results[-1])
+
+    def _score(self, places: range, logits: NDArray[np.float32]) -> list[Event]:
+        if places:
+            targets = np.array(self.window[places.start + 1 : places.stop + 1], np.int32)
+            logprobs, tops = score_rows(logits[: len(places)], targets, self._top)
+            self._logprobs += logprobs
+            self._tops += tops
+            self._scored = places.stop
+        if self.cached < self.prompt_length:
+            return []
+        self._scoring = False
+        return [PromptEvent(self._logprobs, self._tops)]
+
+    def _sample(self, logits: NDArray[np.float32]) -> list[Event]:
+        token, logprob, top = self._state.sample(logits)
+        if self._first_token is None:
+            self._first_token = time.perf_counter()
+        if token in self._stops:
+            return [self.finish("stop", token)]
+        self._state.append(token)
+        self.window.append(token)
+        event = TokenEvent(token, logprob, top)
+        if self._state.answered >= self._max_tokens:
+            return [event, self.finish("length")]
+        if len(self.window) > self._limit:
+            if not self._shift:
+                return [event, self.finish("context")]
+            self._slide()
+        return [event]
+
+    def _slide(self) -> None:
+        """Make room: the first few tokens and the newest half stay, and run again.
+
+        The first tokens stay because attention leans on them whatever they say ("attention
+        sinks", Xiao et al. 2023, arXiv:2309.17453); they hold the begin-of-text token too.
+        """
+        keep = min(_SINK_TOKENS, self._limit // 4)
+        newest = max(1, self._limit // 2)
+        self.window = self.window[:keep] + self.window[-newest:]
+        self.cached = 0
+        self.table.shrink(len(self.window))
+
+    def _usage(self) -> Usage:
+        if self._first_token is None or self._started is None:
+            return super()._usage()
+        return Usage(
+            self.prompt_length,
+            self._state.answered,
+            self._first_token - self._started,
+            time.perf_counter() - self._first_token,
+        )

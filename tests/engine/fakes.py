@@ -1,0 +1,101 @@
+"""A runner whose answer depends on every earlier token, read back through the sequence's pages."""
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage.core.config import LlamaConfig
+from alpage.engine.protocol import StepBatch
+
+VOCAB = 64
+DIM = 8
+NAN_TOKEN = 63
+"""A sequence that holds this token gets NaN logits and states."""
+EMPTY = -7
+
+
+class FakeRunner:
+    """Logits are noise seeded by the tokens at positions 0 to p, as found in the pages.
+
+    A page that is shared by accident, taken too late, given back too early or filled at the wrong
+    place therefore changes the answer, or trips an assertion here. `rows` lists the rows of each
+    forward pass; an exception put into `fail` is raised by the next one.
+    """
+
+    def __init__(self, pages: int = 32, page_size: int = 4, context: int = 64) -> None:
+        self.config = LlamaConfig(
+            vocab_size=VOCAB, dim=DIM, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=8, ffn_dim=8,
+            context_length=context,
+        )  # fmt: skip
+        self.page_size = page_size
+        self.page_count = pages
+        self.cells = np.full((pages, page_size), EMPTY, np.int32)
+        self.rows: list[int] = []
+        self.outputs: list[int] = []
+        self.fail: BaseException | None = None
+        self.closed = False
+
+    def forward(self, batch: StepBatch) -> NDArray[np.float32]:
+        return self._run(batch, VOCAB)
+
+    def hidden(self, batch: StepBatch) -> NDArray[np.float32]:
+        return self._run(batch, DIM)
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+    def _run(self, batch: StepBatch, width: int) -> NDArray[np.float32]:
+        assert not self.closed
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        self._check(batch)
+        self.rows.append(len(batch.tokens))
+        self.outputs.append(len(batch.outputs))
+        for token, position, sequence in zip(
+            batch.tokens, batch.positions, batch.sequences, strict=True
+        ):
+            page = batch.page_tables[sequence, position // self.page_size]
+            self.cells[page, position % self.page_size] = token
+        results = [self._noise(self._tokens(batch, int(row)), width) for row in batch.outputs]
+        return np.array(results, np.float32).reshape(-1, width)
+
+    def _check(self, batch: StepBatch) -> None:
+        held = batch.page_tables[batch.page_tables >= 0]
+        assert len(set(held.tolist())) == len(held), "two sequences hold one page"
+        assert held.max() < self.page_count
+        for sequence in range(len(batch.page_tables)):
+            places = np.flatnonzero(batch.sequences == sequence)
+            assert len(places), "a sequence without rows"
+            assert (np.diff(places) == 1).all(), "rows of one sequence are apart"
+            positions = batch.positions[places]
+            assert (np.diff(positions) == 1).all(), "positions do not ascend one by one"
+            assert positions[-1] < self.config.context_length
+
+    def _tokens(self, batch: StepBatch, row: int) -> list[int]:
+        table = batch.page_tables[batch.sequences[row]]
+        last = int(batch.positions[row])
+        pages = table[: last // self.page_size + 1]
+        assert (pages >= 0).all(), "a position without a page"
+        return [int(token) for token in self.cells[pages].reshape(-1)[: last + 1]]
+
+    def _noise(self, tokens: list[int], width: int) -> NDArray[np.float32]:
+        if NAN_TOKEN in tokens:
+            return np.full(width, np.nan, np.float32)
+        seed = zlib.crc32(np.array(tokens, np.int32).tobytes())
+        noise = np.random.default_rng([seed, width]).standard_normal(width) * 3
+        if width == VOCAB:
+            noise[NAN_TOKEN] = -1e9  # never sampled
+        return noise.astype(np.float32)
+
+
+def expected_logits(tokens: list[int]) -> NDArray[np.float32]:
+    """What the fake says after `tokens`, without any cache."""
+    return FakeRunner()._noise(tokens, VOCAB)
+
+
+def expected_states(tokens: list[int]) -> NDArray[np.float32]:
+    """The fake's state at each place of `tokens`: [n, DIM]."""
+    return np.array([FakeRunner()._noise(tokens[: i + 1], DIM) for i in range(len(tokens))])
