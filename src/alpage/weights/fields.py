@@ -47,6 +47,18 @@ class Fields:
             raise self._wrong(key, "text", value)
         return value
 
+    def word(self, key: str) -> str | None:
+        """A short text that names a kind of something, fit to appear in a message."""
+        value = self.text(key)
+        if value is not None and not is_plain(value, 64):
+            raise self._wrong(key, "a short word", value)
+        return value
+
+    def label(self, key: str) -> str | None:
+        """A text for people's eyes, made fit for a terminal; None where there is none."""
+        value = self.text(key)
+        return None if value is None else clean(value)
+
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         value = self._get(key, default)
@@ -80,6 +92,16 @@ class Fields:
 
     def _wrong(self, key: str, right: str, value: object) -> FormatError:
         return FormatError(f"{self.path}: {key} should be {right}, not {_short(value)}")
+
+
+def is_plain(text: str, limit: int) -> bool:
+    """Whether `text` is short and free of control characters (they could command a terminal)."""
+    return len(text) <= limit and text.isprintable()
+
+
+def clean(text: str) -> str:
+    """At most 200 printable characters of `text`."""
+    return "".join(letter for letter in text[:200] if letter.isprintable())
 
 
 def read_json(path: Path, limit: int) -> Fields:

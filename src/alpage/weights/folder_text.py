@@ -6,7 +6,7 @@ from typing import Any
 
 from alpage.core.errors import FormatError
 from alpage.weights.contents import END_TOKENS, Lineage
-from alpage.weights.fields import Fields, read_json
+from alpage.weights.fields import Fields, clean, read_json
 from alpage.weights.mapped import read_text
 
 _MAX_TEMPLATE = 1 << 20
@@ -161,4 +161,4 @@ def read_card(path: Path) -> Card:
 
 
 def _plain(value: str) -> str:
-    return value.strip().strip("'\"")
+    return clean(value.strip().strip("'\""))

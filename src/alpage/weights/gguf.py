@@ -20,7 +20,8 @@ MAX_HEADER = 1 << 28
 MAX_ENTRIES = 1 << 16
 """Metadata entries, and tensors. Llama 3.1 405B has 1,138 tensors."""
 MAX_STRING = 1 << 24
-MAX_NAME = 1 << 12
+MAX_NAME = 256
+"""Bytes of a key or of a tensor's name; the longest in use have about 60."""
 MAX_ELEMENTS = 1 << 22
 """Array elements of all metadata together; a vocabulary of 262,144 has 1.3 million."""
 MAX_DEPTH = 4
@@ -77,7 +78,7 @@ def read_header(file: MappedFile) -> Header:
         cursor.damaged(f"more than {MAX_ENTRIES:,} tensors or metadata entries")
     metadata: dict[str, Any] = {}
     for _ in range(entry_count):
-        key = cursor.string("a metadata key", MAX_NAME)
+        key = cursor.name("a metadata key")
         if key in metadata:
             raise FormatError(f"{file.path} is damaged: metadata key {key!r} occurs twice")
         metadata[key] = cursor.value(cursor.number(_U32), key, 0)
@@ -149,7 +150,7 @@ def _check_magic(file: MappedFile) -> int:
 
 
 def _read_info(cursor: "_Cursor") -> TensorInfo:
-    name = cursor.string("a tensor name", MAX_NAME)
+    name = cursor.name("a tensor name")
     dimensions = cursor.number(_U32)
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         cursor.damaged(f"tensor {name!r} has {dimensions} dimensions; 1 to {MAX_DIMENSIONS} can be")
@@ -237,6 +238,13 @@ class _Cursor:
             return str(self.file.data[start : start + length], "utf-8")
         except UnicodeDecodeError:
             self.damaged(f"{what} is not UTF-8 text")
+
+    def name(self, what: str) -> str:
+        """A key or tensor name, fit to appear in a message."""
+        name = self.string(what, MAX_NAME)
+        if not name.isprintable():
+            self.damaged(f"{what} has control characters: {name[:40]!r}")
+        return name
 
     def value(self, kind: int, key: str, depth: int) -> Any:
         """One metadata value; arrays become lists."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import FormatError, UnsupportedError
 from alpage.weights.contents import END_TOKENS, Lineage, ModelSource, assemble, main_type
-from alpage.weights.fields import Fields
+from alpage.weights.fields import Fields, clean
 from alpage.weights.gguf import Header, read_header, read_tensors
 from alpage.weights.mapped import MappedFile
 from alpage.weights.tensor import Tensor
@@ -35,12 +35,12 @@ def open_gguf(path: Path) -> ModelSource:
 
 
 def _check_kind(reader: Fields) -> None:
-    architecture = reader.text("general.architecture")
+    architecture = reader.word("general.architecture")
     if architecture is None:
-        raise FormatError(f"{reader.path} lacks metadata general.architecture")
+        raise FormatError(f"{reader.path} lacks general.architecture")
     if architecture != "llama":
         raise UnsupportedError(f"{reader.path}: this is a {architecture} model; Alpage runs llama")
-    kind = reader.text("general.type") or "model"
+    kind = reader.word("general.type") or "model"
     if kind != "model":
         raise UnsupportedError(f"{reader.path} holds a {kind}, not a whole model")
     parts = reader.integer("split.count", 1)
@@ -117,7 +117,7 @@ def _rope(
     reader: Fields, stored: Tensor | None, head_dim: int
 ) -> tuple[RopeScaling | None, tuple[float, ...] | None]:
     """Linear scaling from metadata, and the factors of Llama 3.1 from their tensor."""
-    kind = reader.text("llama.rope.scaling.type") or "linear"
+    kind = reader.word("llama.rope.scaling.type") or "linear"
     old = reader.number("llama.rope.scale_linear", 0.0)
     factor = reader.number("llama.rope.scaling.factor", old)
     scaling = None
@@ -150,14 +150,14 @@ def _source(
         format="gguf",
         config=config,
         tensors=tensors,
-        name=reader.text("general.name") or file.path.stem,
+        name=reader.label("general.name") or file.path.stem,
         quantization=mix if mix.startswith(label) else label,
         chat_template=reader.text("tokenizer.chat_template"),
         gguf_metadata=header.metadata,
         bos_id=bos,
         eos_ids=_end_ids(reader, config.vocab_size),
         add_bos=_adds_bos(reader) and bos is not None,
-        licence=reader.text("general.license"),
+        licence=reader.label("general.license"),
         lineage=_lineage(reader),
         files=(file,),
     )
@@ -191,19 +191,19 @@ def _end_ids(reader: Fields, vocab_size: int) -> frozenset[int]:
 
 def _adds_bos(reader: Fields) -> bool:
     """The file's word, or else what its kind of tokenizer does by default."""
-    kind = reader.text("tokenizer.ggml.model")
-    pre = reader.text("tokenizer.ggml.pre")
+    kind = reader.word("tokenizer.ggml.model")
+    pre = reader.word("tokenizer.ggml.pre")
     default = kind == "llama" or pre in _PRE_TOKENIZERS_WITH_BOS
     return reader.flag("tokenizer.ggml.add_bos_token", default)
 
 
 def _lineage(reader: Fields) -> Lineage:
     return Lineage(
-        authors=reader.text("general.author") or reader.text("general.organization"),
+        authors=reader.label("general.author") or reader.label("general.organization"),
         base_models=_listed(reader, "base_model"),
         datasets=_listed(reader, "dataset") or tuple(_texts_or_none(reader, "general.datasets")),
         contributions=tuple(
-            f"quantised by {name}" for name in [reader.text("general.quantized_by")] if name
+            f"quantised by {name}" for name in [reader.label("general.quantized_by")] if name
         ),
     )
 
@@ -213,8 +213,8 @@ def _listed(reader: Fields, what: str) -> tuple[str, ...]:
     names = []
     for index in range(min(reader.integer(f"general.{what}.count", 0), 100)):
         prefix = f"general.{what}.{index}."
-        name = reader.text(prefix + "name")
-        owner = reader.text(prefix + "organization")
+        name = reader.label(prefix + "name")
+        owner = reader.label(prefix + "organization")
         if name:
             names.append(f"{owner}/{name}" if owner else name)
     return tuple(names)
@@ -222,4 +222,4 @@ def _listed(reader: Fields, what: str) -> tuple[str, ...]:
 
 def _texts_or_none(reader: Fields, key: str) -> list[str]:
     value = reader.values.get(key)
-    return reader.texts(key) if type(value) is list else []
+    return [clean(text) for text in reader.texts(key)[:100]] if type(value) is list else []

@@ -7,7 +7,7 @@ import numpy as np
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import FormatError, UnsupportedError
 from alpage.weights.contents import ModelSource, assemble, main_type
-from alpage.weights.fields import Fields, read_json
+from alpage.weights.fields import Fields, clean, is_plain, read_json
 from alpage.weights.folder_text import read_card, read_text_files
 from alpage.weights.mapped import MappedFile
 from alpage.weights.safetensors import read_safetensors
@@ -55,7 +55,7 @@ def open_folder(path: Path) -> ModelSource:
 
 
 def _check_kind(fields: Fields) -> None:
-    kind = fields.text("model_type")
+    kind = fields.word("model_type")
     if kind is None:
         raise FormatError(f"{fields.path} lacks model_type")
     if kind != "llama":
@@ -63,19 +63,19 @@ def _check_kind(fields: Fields) -> None:
     architectures = fields.texts("architectures")
     if architectures and "LlamaForCausalLM" not in architectures:
         raise UnsupportedError(
-            f"{fields.path}: this is a {architectures[0]}; Alpage runs LlamaForCausalLM"
+            f"{fields.path}: this is a {clean(architectures[0])}; Alpage runs LlamaForCausalLM"
         )
     for key in ("attention_bias", "mlp_bias"):
         if fields.flag(key, False):
             raise UnsupportedError(
                 f"{fields.path}: {key} is true; Alpage runs llama, without bias weights"
             )
-    activation = fields.text("hidden_act") or "silu"
+    activation = fields.word("hidden_act") or "silu"
     if activation not in ("silu", "swish"):
         raise UnsupportedError(f"{fields.path}: hidden_act is {activation}; Alpage runs silu")
     quantised = fields.section("quantization_config")
     if quantised is not None:
-        method = quantised.text("quant_method") or "an unnamed method"
+        method = quantised.word("quant_method") or "an unnamed method"
         raise UnsupportedError(
             f"{fields.path}: the weights are quantised by {method}; Alpage reads F32, F16 and "
             "BF16 safetensors, and quantised GGUF files"
@@ -142,7 +142,7 @@ def _rope(fields: Fields, context: int) -> tuple[float, RopeScaling | None]:
         return theta, None
     _check_partial(fields, section.number("partial_rotary_factor", partial))
     theta = section.number("rope_theta", theta)
-    kind = section.text("rope_type") or section.text("type") or "default"
+    kind = section.word("rope_type") or section.word("type") or "default"
     if kind == "default":
         return theta, None
     if kind != "llama3":
@@ -203,6 +203,8 @@ def _read_index(path: Path) -> tuple[list[str], dict[str, str]]:
         # A shard is a plain name: an index must not lead out of its folder.
         if type(shard) is not str or not shard.endswith(".safetensors") or _is_path(shard):
             raise FormatError(f"{path}: {shard!r:.80} is not a plain name of a safetensors file")
+        if not is_plain(name, 256):
+            raise FormatError(f"{path}: a tensor is named {name[:40]!r}")
         promised[name] = shard
     shards = sorted(set(promised.values()))
     if len(shards) > _MAX_SHARDS:
@@ -211,4 +213,4 @@ def _read_index(path: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _is_path(name: str) -> bool:
-    return any(mark in name for mark in "/\\:\0") or name.startswith(".")
+    return not is_plain(name, 200) or name.startswith(".") or any(m in name for m in "/\\:")

