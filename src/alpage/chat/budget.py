@@ -57,10 +57,10 @@ class Space(Namespace):
 class Budget:
     """Limits of one rendering, derived from the size of what the caller gave (in characters)."""
 
-    def __init__(self, given: int, seconds: float = 2.0) -> None:
+    def __init__(self, given: int, seconds: float = 1.0) -> None:
         self.seconds = seconds + given / 4e6
-        self.value_limit = 2_000_000 + 8 * given
-        self._steps_left = 1_000_000 + given
+        self.value_limit = 1_000_000 + 8 * given
+        self._steps = self._steps_left = 1_000_000 + given
         self._chars_left = min(32_000_000 + 256 * given, 1 << 30)
         # Processor time of this thread: a busy machine does not make an honest template fail.
         self._deadline = time.thread_time() + self.seconds
@@ -69,8 +69,10 @@ class Budget:
     def step(self, value: Any = None) -> Any:
         """Count one step of the program and give `value` back."""
         self._steps_left -= 1
-        if self._steps_left < 0 or time.thread_time() > self._deadline:
-            raise Refused(f"it was stopped after {self.seconds:.3g} s or a million steps")
+        if self._steps_left < 0:
+            raise Refused(f"it takes more than {self._steps:,} steps")
+        if time.thread_time() > self._deadline:
+            raise Refused(f"it computes for more than {self.seconds:.3g} s")
         return value
 
     def enter(self) -> None:

@@ -9,10 +9,12 @@ it to a user's text. Values stay ordinary strings for comparison, hashing and `i
 """
 # ruff: noqa: D102  (the methods are those of str)
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import SupportsIndex
 
+_MANY = 100_000
 Spans = tuple[tuple[int, int], ...]
 
 
@@ -49,8 +51,9 @@ class Marked(str):
     def __radd__(self, other: str) -> "Marked":
         return concat((other, self)) if isinstance(other, str) else NotImplemented
 
-    def __mul__(self, count: SupportsIndex) -> "Marked":
-        return concat([self] * count.__index__()) if self else self
+    def __mul__(self, count: SupportsIndex) -> str:
+        text = super().__mul__(count)
+        return Marked.literal(text) if self._whole() else text
 
     __rmul__ = __mul__
 
@@ -64,13 +67,18 @@ class Marked(str):
         index = key.__index__()
         return self._cut(index + len(self) * (index < 0), index + len(self) * (index < 0) + 1)
 
+    def _whole(self) -> bool:
+        return self.spans == ((0, len(self)),)
+
     def _cut(self, start: int, stop: int) -> "Marked":
-        spans = tuple(
-            (max(low, start) - start, min(high, stop) - start)
-            for low, high in self.spans
-            if low < stop and high > start
-        )
-        return Marked(str.__getitem__(self, slice(start, stop)), spans)
+        spans = []
+        # Found by bisection: cutting a text of many spans into many parts stays near linear.
+        for index in range(bisect_right(self.spans, start, key=_end), len(self.spans)):
+            low, high = self.spans[index]
+            if low >= stop:
+                break
+            spans.append((max(low, start) - start, min(high, stop) - start))
+        return Marked(str.__getitem__(self, slice(start, stop)), tuple(spans))
 
     def _tiles(self, parts: Iterable[str]) -> list[str]:
         """Give the parts of a split, in order, their spans back."""
@@ -132,10 +140,13 @@ class Marked(str):
         return a, b, c
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
-        if not old:
+        trusted_new = new.spans if isinstance(new, Marked) else ()
+        if (self._whole() and trusted_new == ((0, len(new)),)) or not (self.spans or trusted_new):
+            text = super().replace(old, new, count)
+            return Marked.literal(text) if self.spans else text
+        if not old or self.count(old) > _MANY:
             return super().replace(old, new, count)
-        parts = self.split(old, count)
-        return concat(_between(parts, new))
+        return concat(_between(self.split(old, count), new))
 
     def join(self, parts: Iterable[str], /) -> str:
         return concat(_between(parts, self))
@@ -155,6 +166,10 @@ class Marked(str):
 
     def title(self) -> str:
         return self._same_places(super().title())
+
+
+def _end(span: tuple[int, int]) -> int:
+    return span[1]
 
 
 def _between(parts: Iterable[str], separator: str) -> Iterator[str]:

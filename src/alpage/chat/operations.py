@@ -11,6 +11,7 @@ from alpage.chat.budget import Budget, Refused
 from alpage.chat.marked import Marked, concat
 
 _WIDTH = 10_000
+_PARTS = 100_000
 _DIRECTIVE = re.compile(
     r"%(?:(?P<percent>%)|(?:\((?P<key>[^()]*)\))?"
     r"(?P<flags>[#0\- +]*\d{0,3}(?:\.\d{0,3})?)(?P<kind>[sdiouxXeEfFgGcra]))"
@@ -139,6 +140,10 @@ def call_method(budget: Budget, owner: Any, name: str, args: Any, names: Any) ->
             return joined(budget, _interleaved(_strings(parts), owner))
         if name == "replace":
             return replaced(budget, owner, *args, **names)
+        if name in ("split", "rsplit", "splitlines"):
+            parts = getattr(str, name)(owner, *args, **names)
+            if len(parts) > _PARTS:
+                raise Refused(f"it splits a text into more than {_PARTS:,} parts")
         if name in ("center", "ljust", "rjust", "zfill"):
             check_width(args[0] if args else names.get("width", 0))
     return getattr(owner, name)(*args, **names)
@@ -209,8 +214,8 @@ def add_up(values: Iterable[Any], start: Any = 0) -> Any:
 def count_range(*limits: int) -> range:
     """Build `range`, at most 100,000 long."""
     numbers = range(*limits)
-    if abs(numbers.stop - numbers.start) // abs(numbers.step) > 100_000:
-        raise Refused(f"it asks for {numbers}, longer than 100,000")
+    if abs(numbers.stop - numbers.start) // abs(numbers.step) > _PARTS:
+        raise Refused(f"it asks for {numbers}, longer than {_PARTS:,}")
     return numbers
 
 

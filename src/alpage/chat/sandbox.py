@@ -54,7 +54,7 @@ _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
     (str, _TEXT_METHODS),
     (dict, frozenset({"get", "items", "keys", "values"})),
     (list, frozenset({"count", "index"})),
-    (tuple, frozenset({"count", "index", "grouper", "list"})),
+    (tuple, frozenset({"count", "index"})),
     (LoopContext, frozenset({"changed", "cycle"})),
 )
 _LOOP = _words("index index0 revindex revindex0 first last length depth depth0 previtem nextitem")
@@ -237,14 +237,18 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(obj, Undefined):
             return getattr(obj, attribute)  # raises and says what is undefined
         if attribute in _methods(obj) or (isinstance(obj, LoopContext) and attribute in _LOOP):
-            return getattr(obj, attribute, self.undefined(obj=obj, name=attribute))
+            return getattr(obj, attribute)
         if isinstance(obj, Namespace):
-            return getattr(obj, attribute, self.undefined(obj=obj, name=attribute))
+            return getattr(obj, attribute, self._missing(obj, attribute))
         if isinstance(obj, Macro) and attribute == "name":
             return obj.name
         if isinstance(obj, Mapping) and attribute in obj:
             return obj[attribute]
-        return self.undefined(obj=obj, name=attribute)
+        return self._missing(obj, attribute)
+
+    def _missing(self, obj: Any, name: Any) -> Undefined:
+        kind = next((kind.__name__ for kind, _ in _METHODS if isinstance(obj, kind)), "value")
+        return self.undefined(hint=f"a {kind} has no {str(name)[:40]!r} here")
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """`obj[argument]`, falling back to `obj.argument` as Jinja does."""
@@ -258,7 +262,7 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
                 pass
         if isinstance(argument, str):
             return self.getattr(obj, argument)
-        return self.undefined(obj=obj, name=argument)
+        return self._missing(obj, argument)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a macro, a loop, a listed function or a listed method; nothing else."""
@@ -271,6 +275,9 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
                 self.budget.leave()
         if isinstance(obj, Undefined):
             return obj(*args, **kwargs)  # raises and says what is undefined
+        # Jinja hands these to functions that want the context; none of the listed ones does.
+        kwargs.pop("_loop_vars", None)
+        kwargs.pop("_block_vars", None)
         if any(obj is function for function in self._functions.values()):
             return self.budget.admit(obj(*args, **kwargs))
         if isinstance(obj, MethodType | BuiltinMethodType):

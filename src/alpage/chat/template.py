@@ -14,7 +14,7 @@ from alpage.chat.messages import plain_data, prepare_messages, prepare_tools
 from alpage.chat.sandbox import GuardedEnvironment, Instrument, compiles_to_few_levels
 from alpage.core.errors import InputError, TemplateError
 
-_MAX_SOURCE = 200_000
+_MAX_SOURCE = 100_000
 _READS_PARTS = re.compile(r"""\[\s*['"]text['"]\s*\]|\.text\b""")
 
 
