@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import AlpageError, InputError, InternalError, UsageError
-from alpage.engine.protocol import Runner, StepBatch
+from alpage.core.types import SamplingParams
+from alpage.engine.protocol import Request, Runner, StepBatch, TokenEvent
+from alpage.engine.scheduler import Limits, Scheduler
 from alpage.engine.torch import TorchRunner
 from alpage.model.llama import Llama
 from alpage.model.load import DTypeName
@@ -184,6 +186,30 @@ def test_hidden_states_and_their_order() -> None:
     nothing = replace(batch, outputs=np.empty(0, dtype=np.int32))
     assert runner.forward(nothing).shape == (0, 89)
     assert runner.hidden(nothing).shape == (0, 48)
+
+
+def test_scheduler_answers_as_the_model_does() -> None:
+    """Greedy answers of many requests, in a pool so small that some must wait or start again."""
+    model = make_model()
+    scheduler = Scheduler(
+        TorchRunner(model, page_count=9, page_size=4), limits=Limits(rows=7, scored=7, running=4)
+    )
+    rng = np.random.default_rng(5)
+    prompts = [rng.integers(0, 89, length).tolist() for length in (1, 13, 6, 9, 3, 11, 2)]
+    sampling = SamplingParams(temperature=0, max_tokens=14)
+    for number, prompt in enumerate(prompts):
+        scheduler.add(number, Request(prompt, sampling))
+    answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+    while scheduler.busy:
+        for number, event in scheduler.step():
+            if isinstance(event, TokenEvent):
+                answers[number].append(event.token)
+    assert scheduler.preemptions > 0 and scheduler.free_pages == 9
+    for number, prompt in enumerate(prompts):
+        tokens = list(prompt)
+        for _ in range(14):
+            tokens.append(int(plain_logits(model, np.array(tokens, np.int32))[-1].argmax()))
+        assert answers[number] == tokens[len(prompt) :]
 
 
 def batch_of_four() -> StepBatch:
