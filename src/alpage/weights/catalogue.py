@@ -175,15 +175,23 @@ def resolve(name_or_path: str | Path, home: Path) -> Path:
                 f"downloads it ({entry.download_bytes / 1e6:.0f} MB)"
             )
         return entry.path(home)
-    path = Path(name_or_path).expanduser()
-    with storage_errors(f"open {path}"):
-        if path.exists():
-            return path
     text = str(name_or_path)
+    path = _expanded(Path(text))
+    with storage_errors(f"open {path}"):
+        if text and path.exists():
+            return path
     if isinstance(name_or_path, Path) or "/" in text or os.sep in text or path.suffix == ".gguf":
         raise NotFoundError(f"there is no file or folder {path}")
     find_entry(text)
     raise AssertionError("unreachable: catalogue names are handled above")
+
+
+def _expanded(path: Path) -> Path:
+    """`path` with a leading ~ expanded where that is possible."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~stranger: no such user
+        return path
 
 
 def installed(entry: Entry, home: Path) -> Fields | None:

