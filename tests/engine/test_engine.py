@@ -116,15 +116,34 @@ def test_callbacks_get_the_events_and_their_failure_stays_with_them() -> None:
         elif len(got) == 2:
             raise KeyError("mine")
 
-    bad = engine.submit(request([1], max_tokens=None), fails)
+    engine.start(request([1], max_tokens=None), fails)
     good = engine.submit(request([3], max_tokens=8))
     assert tokens_of(list(good)) == tokens_of(alone)
     assert done.wait(WAIT)
     assert len(got) == 3
     assert isinstance(got[2], FailEvent)
     assert isinstance(got[2].error, KeyError)
-    with pytest.raises(UsageError, match="go to its callback"):
-        list(bad)
+    engine.close()
+
+
+def test_a_callback_can_end_its_request_before_another_step() -> None:
+    runner = FakeRunner(context=64)
+    engine = Engine(runner)
+    got: list[Event] = []
+    done = threading.Event()
+
+    def two_are_enough(event: Event) -> bool:
+        got.append(event)
+        if isinstance(event, FinishEvent):
+            done.set()
+        return len(got) == 2
+
+    engine.start(request([1], max_tokens=None), two_are_enough)
+    assert done.wait(WAIT)
+    assert [type(event) for event in got] == [TokenEvent, TokenEvent, FinishEvent]
+    assert isinstance(got[2], FinishEvent)
+    assert (got[2].reason, got[2].usage.completion_tokens) == ("cancelled", 2)
+    assert len(runner.rows) == 2
     engine.close()
 
 
@@ -134,7 +153,7 @@ def test_a_callback_that_cannot_even_be_told_hurts_nobody() -> None:
     def always_fails(event: Event) -> None:
         raise SystemExit("mine")
 
-    engine.submit(request([1]), always_fails)
+    engine.start(request([1]), always_fails)
     assert len(list(engine.submit(request([3])))) == 6
     engine.close()
 
@@ -244,7 +263,7 @@ def test_close_ends_open_requests_and_refuses_new_ones() -> None:
 def test_close_inside_a_callback_does_not_wait_for_itself() -> None:
     runner = FakeRunner()
     engine = Engine(runner)
-    engine.submit(request([1], max_tokens=None), lambda event: engine.close())
+    engine.start(request([1], max_tokens=None), lambda event: engine.close())
     until(lambda: runner.closed)
 
 

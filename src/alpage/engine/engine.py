@@ -1,11 +1,12 @@
 """The thread that drives the scheduler, and the handles through which other threads use it."""
 
+import functools
 import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,11 @@ from alpage.engine.protocol import (
     Request,
     Runner,
 )
+from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.scheduler import Limits, Outcome, Scheduler
 
-EventHandler = Callable[[Event], None]
+EventHandler = Callable[[Event], bool | None]
+"""Called in the engine's thread with each event of a request; True ends the request."""
 
 
 class _Submit(NamedTuple):
@@ -116,12 +119,15 @@ class _Loop:
         if isinstance(event, FinishEvent | FailEvent):
             del self._handlers[number]
         try:
-            handler(event)
+            enough = handler(event)
         except BaseException as error:  # a callback's own failure ends its request alone
             self._handlers.pop(number, None)
             self._scheduler.cancel(number)
             if not isinstance(event, FailEvent):
                 _tell(handler, FailEvent(error))
+            return
+        if enough:
+            self._cancel(number)
 
     def _end(self, reason: AlpageError) -> None:
         """Nobody is left waiting: open requests end, later ones are refused."""
@@ -146,42 +152,44 @@ def _tell(handler: EventHandler, event: Event) -> None:
         return
 
 
-class Ticket:
-    """A submitted request: iterate over its events, or cancel it.
+T = TypeVar("T")
 
-    Iteration ends after the FinishEvent and raises the error of a request that failed. A ticket
-    that is dropped, or whose iteration is left early, cancels its request, unless its events go to
-    a callback.
+
+class End(NamedTuple):
+    """What closes a ticket's queue: the error of a request that failed, or None."""
+
+    error: BaseException | None = None
+
+
+class Ticket(Generic[T]):
+    """The consumer's end of a request: iterate over what the engine's thread puts into `items`.
+
+    Iteration ends at the `End` and raises its error. A ticket that is dropped, or whose iteration
+    is left early, cancels its request. Nothing in the engine's thread may refer to the ticket:
+    that is how the drop is noticed.
     """
 
-    def __init__(self, engine: "Engine", number: int, events: "SimpleQueue[Event] | None") -> None:
-        self._engine = engine  # a ticket keeps its engine alive
-        self._number = number
-        self._events = events
-        self._dropped = weakref.finalize(self, engine.commands.put, _Cancel(number))
-        self._dropped.atexit = False
-        if events is None:  # nothing to notice: the callback goes on
-            self._dropped.detach()
-
-    def cancel(self) -> None:
+    def __init__(self, items: "SimpleQueue[T | End]", cancel: Callable[[], None]) -> None:
+        self.cancel = cancel
         """End the request within one step. Callable from any thread, any number of times."""
-        self._engine.commands.put(_Cancel(self._number))
+        self._items = items
+        self._left = weakref.finalize(self, cancel)
+        self._left.atexit = False
 
-    def __iter__(self) -> Iterator[Event]:
-        """Events as they come, once."""
-        if self._events is None:
-            raise UsageError("the events of this request go to its callback")
+    def __iter__(self) -> Iterator[T]:
+        """Items as they come, once."""
         try:
-            while self._dropped.alive:
-                event = self._events.get()
-                if isinstance(event, FinishEvent | FailEvent):
-                    self._dropped.detach()
-                if isinstance(event, FailEvent):
-                    raise event.error
-                yield event
+            while self._left.alive:
+                item = self._items.get()
+                if not isinstance(item, End):
+                    yield item
+                    continue
+                self._left.detach()
+                if item.error is not None:
+                    raise item.error
         finally:
             # The way out of a consumer that breaks, fails, or is interrupted by Ctrl-C, too.
-            self._dropped()
+            self._left()
 
 
 class Engine:
@@ -192,12 +200,17 @@ class Engine:
     """
 
     def __init__(
-        self, runner: Runner, *, context: int | None = None, limits: Limits | None = None
+        self,
+        runner: Runner,
+        *,
+        context: int | None = None,
+        limits: Limits | None = None,
+        sampler: Sampler = sample_reference,
     ) -> None:
-        self._scheduler = Scheduler(runner, context=context, limits=limits)
+        self.runner = runner
+        self._scheduler = Scheduler(runner, context=context, limits=limits, sampler=sampler)
         self._loop = _Loop(runner, self._scheduler)
         self._numbers = itertools.count()
-        self.commands = self._loop.commands
         self._finalizer = weakref.finalize(self, self._loop.stop)
         self._loop.thread.start()
 
@@ -206,22 +219,24 @@ class Engine:
         """Tokens that one request can hold, prompt and answer together."""
         return self._scheduler.context
 
-    def submit(
-        self, request: Request | EmbedRequest, on_event: EventHandler | None = None
-    ) -> Ticket:
-        """Queue a request. InputError, UsageError or CapacityError says why it can never run.
+    def start(self, request: Request | EmbedRequest, on_event: EventHandler) -> Callable[[], None]:
+        """Queue a request whose events, FailEvent included, go to `on_event`; how to cancel it.
 
-        With `on_event` the events, FailEvent included, go to that function, called in the
-        engine's thread: it must be quick. Without it the ticket holds them.
+        `on_event` runs in the engine's thread and must be quick; an exception of its own ends its
+        request. InputError, UsageError or CapacityError says why a request can never run.
         """
         self._scheduler.check(request)
         number = next(self._numbers)
-        if on_event is not None:
-            self._loop.submit(_Submit(number, request, on_event))
-            return Ticket(self, number, None)
-        events: SimpleQueue[Event] = SimpleQueue()
-        self._loop.submit(_Submit(number, request, events.put))
-        return Ticket(self, number, events)
+        self._loop.submit(_Submit(number, request, on_event))
+        return functools.partial(self._cancel, number)
+
+    def submit(self, request: Request | EmbedRequest) -> Ticket[Event]:
+        """Queue a request and iterate over its events; errors as those of `start`."""
+        items: SimpleQueue[Event | End] = SimpleQueue()
+        return Ticket(items, self.start(request, functools.partial(_hand_over, items)))
+
+    def _cancel(self, number: int) -> None:
+        self._loop.commands.put(_Cancel(number))
 
     def score(self, tokens: Sequence[int]) -> list[float | None]:
         """Logprob (natural log) of each token given those before it; the first has None."""
@@ -237,3 +252,12 @@ class Engine:
     def close(self) -> None:
         """End every open request, stop the thread and release the runner. Can be repeated."""
         self._finalizer()
+
+
+def _hand_over(items: "SimpleQueue[Event | End]", event: Event) -> None:
+    if isinstance(event, FailEvent):
+        items.put(End(event.error))
+        return
+    items.put(event)
+    if isinstance(event, FinishEvent):
+        items.put(End())

@@ -43,6 +43,7 @@ class Sampler(Protocol):
         seed: int,
         step: int,
         top_logprobs: int,
+        /,
     ) -> tuple[int, float | None, list[int], list[float]]:
         """Token, its logprob, ids and logprobs of the most likely tokens."""
         ...

@@ -1,0 +1,128 @@
+"""From an open model to an engine at work: which runner, and how large its cache."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alpage.core.config import LlamaConfig
+from alpage.core.errors import CapacityError, ResourceError, UsageError
+from alpage.engine.engine import Engine
+from alpage.engine.memory import available_memory
+from alpage.engine.protocol import Runner
+from alpage.weights.source import ModelSource
+
+EngineName = Literal["native", "torch"]
+
+_DEFAULT_CONTEXT = 8192
+_LEAST_CONTEXT = 512
+_CONVERSATIONS = 4
+_SHARE = 0.9
+_PAGE = 16
+_KV_BYTES = {"native": 2, "torch": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Tokens that one request may hold, and tokens that the cache of all requests holds."""
+
+    context: int
+    cache_tokens: int
+
+
+def load_engine(
+    source: ModelSource,
+    *,
+    engine: EngineName = "native",
+    threads: int | None = None,
+    context: int | None = None,
+    cache_tokens: int | None = None,
+    isa: str | None = None,
+) -> Engine:
+    """Load the weights of `source`, which may be closed afterwards, and start the engine.
+
+    `context` and `cache_tokens` as in `plan_room`. `threads` and `isa` (native only) default to
+    the machine's. Raises UsageError (arguments), CapacityError (memory), FormatError (damaged
+    weights) or ResourceError (an engine that is not installed).
+    """
+    if engine not in _KV_BYTES:
+        raise UsageError(f"engine is 'native' or 'torch', not {engine!r}")
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"threads must be between 1 and 1024, not {threads}")
+    room = plan_room(
+        source.config,
+        weight_bytes=_weight_bytes(source, engine),
+        kv_bytes=_KV_BYTES[engine],
+        available=available_memory(),
+        context=context,
+        cache_tokens=cache_tokens,
+    )
+    # Runners are imported here: the native one loads the compiled core, the other one PyTorch.
+    from alpage.engine.native import NativeRunner, sample_row
+
+    runner: Runner
+    if engine == "torch":
+        runner = _torch_runner(source, threads, room)
+    else:
+        runner = NativeRunner(source, threads=threads, context_tokens=room.cache_tokens, isa=isa)
+    return Engine(runner, context=room.context, sampler=sample_row)
+
+
+def plan_room(
+    config: LlamaConfig,
+    *,
+    weight_bytes: int,
+    kv_bytes: int,
+    available: int | None,
+    context: int | None = None,
+    cache_tokens: int | None = None,
+) -> Room:
+    """Divide memory: what was asked for or a CapacityError, else what fits.
+
+    `context` defaults to the model's, at most 8,192; `cache_tokens` to four times that (memory is
+    taken as pages are used). `kv_bytes` is the size of one cached number, `available` the bytes
+    that may be used (None: unknown, so nothing is refused).
+    """
+    if context is not None and not 1 <= context <= config.context_length:
+        raise UsageError(
+            f"context must be between 1 and the model's {config.context_length} tokens, "
+            f"not {context}"
+        )
+    if cache_tokens is not None and cache_tokens < (context or 1):
+        raise UsageError(f"cache_tokens must be at least {context or 1}, not {cache_tokens}")
+    per_token = config.kv_bytes_per_token(kv_bytes)
+    default = min(config.context_length, _DEFAULT_CONTEXT)
+    wanted = cache_tokens or context or min(default, _LEAST_CONTEXT)
+    fits = wanted if available is None else int(available * _SHARE - weight_bytes) // per_token
+    if fits < wanted:
+        raise CapacityError(
+            f"the model needs {_size(weight_bytes)} for its weights and {_size(wanted * per_token)}"
+            f" for a cache of {wanted} tokens, but {_size(available or 0)} are available; "
+            "use a smaller context or model, or free memory"
+        )
+    if available is None:
+        fits = _CONVERSATIONS * default
+    context = context or min(default, cache_tokens or fits)
+    tokens = cache_tokens or max(context, min(_CONVERSATIONS * context, fits))
+    return Room(context, -(-tokens // _PAGE) * _PAGE)
+
+
+def _weight_bytes(source: ModelSource, engine: EngineName) -> int:
+    # The native core keeps weights in their file's types; PyTorch has them in float32.
+    return source.weight_bytes if engine == "native" else 4 * source.config.parameter_count
+
+
+def _torch_runner(source: ModelSource, threads: int | None, room: Room) -> Runner:
+    try:
+        import torch
+
+        from alpage.engine.torch import TorchRunner
+    except ModuleNotFoundError as error:
+        raise ResourceError(
+            "the engine 'torch' needs PyTorch, which is not installed: pip install alpage[train]"
+        ) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TorchRunner.load(source, page_count=room.cache_tokens // _PAGE, page_size=_PAGE)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

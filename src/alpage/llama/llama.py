@@ -1,0 +1,282 @@
+"""`Llama`: what `from alpage import Llama` gives."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage.core.config import LlamaConfig
+from alpage.core.errors import InputError, UsageError
+from alpage.core.paths import cache_home
+from alpage.core.settings import Settings
+from alpage.core.types import Message
+from alpage.engine.engine import Engine
+from alpage.engine.load import EngineName, load_engine
+from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
+from alpage.llama.options import SamplingOptions, sampling_params
+from alpage.llama.results import Completion, TextScore
+from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
+from alpage.llama.text import TextSide, load_text_side
+from alpage.tokenizer import Tokenizer
+from alpage.weights.catalogue import resolve
+from alpage.weights.pull import pull as pull_model
+from alpage.weights.source import Lineage, ModelSource, open_model
+
+Tools = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is running: the model's identity and shape, and the engine that runs it."""
+
+    name: str
+    path: Path
+    format: str
+    quantization: str
+    licence: str | None
+    lineage: Lineage
+    config: LlamaConfig
+    weight_bytes: int
+    engine: EngineName
+
+    @classmethod
+    def of(cls, source: ModelSource, engine: EngineName) -> Self:
+        """The facts of an open model, without its weights."""
+        return cls(
+            source.name, source.path, source.format, source.quantization, source.licence,
+            source.lineage, source.config, source.weight_bytes, engine,
+        )  # fmt: skip
+
+
+class Llama:
+    """A loaded model: text in, text out. Thread-safe; calls of many threads run in one batch.
+
+    Where sampling options are taken they are the fields of `SamplingParams`; without them
+    `temperature` is 0.6 and `top_p` 0.9, as in Meta's own code, and an answer goes on until the
+    model ends it or the context is full. Wrong options are a UsageError, prompts that cannot run
+    an InputError.
+    """
+
+    def __init__(self, engine: Engine, side: TextSide, model: ModelInfo) -> None:
+        """Use `Llama.load`."""
+        self.model = model
+        self.engine = engine
+        self._side = side
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "smollm2",
+        *,
+        engine: EngineName = "native",
+        threads: int | None = None,
+        context: int | None = None,
+        cache_tokens: int | None = None,
+        pull: bool = False,
+        settings: Settings | None = None,
+    ) -> Self:
+        """Load a model of the catalogue by name, or a GGUF file or model folder by path.
+
+        `engine` "torch" is the slow, plain reference (needs PyTorch). `context` bounds one request
+        in tokens (default: the model's, at most 8,192), `cache_tokens` all requests together
+        (default: four contexts, as memory allows). A catalogue model that is not here is a
+        NotFoundError, or with `pull` a download. `settings` default to the environment's.
+        """
+        settings = settings or Settings.from_environment()
+        home = cache_home(settings)
+        if pull and isinstance(model, str) and not Path(model).exists():
+            pull_model(model, home)
+        with open_model(resolve(model, home)) as source:
+            side = load_text_side(source)
+            info = ModelInfo.of(source, engine)
+            running = load_engine(
+                source,
+                engine=engine,
+                threads=threads or settings.threads,
+                context=context,
+                cache_tokens=cache_tokens,
+                isa=settings.isa,
+            )
+        return cls(running, side, info)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._side.tokenizer
+
+    @property
+    def context(self) -> int:
+        """Tokens that one request can hold, prompt and answer together."""
+        return self.engine.context
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[int], *, stream: Literal[False] = False,
+        stop: str | Sequence[str] = (), **options: Unpack[SamplingOptions],
+    ) -> Completion: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[int], *, stream: Literal[True],
+        stop: str | Sequence[str] = (), **options: Unpack[SamplingOptions],
+    ) -> TextStream: ...  # fmt: skip
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: bool = False,
+        stop: str | Sequence[str] = (),
+        **options: Unpack[SamplingOptions],
+    ) -> Completion | TextStream:
+        """Continue a text (or ids), without any chat template.
+
+        `stop` strings end the answer and are not part of it. With `stream` the pieces can be read
+        as they come.
+        """
+        answer = self.stream(self.completion_request(prompt, stop=stop, **options))
+        return answer if stream else answer.result()
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, tools: Tools | None = None,
+        stream: Literal[False] = False, stop: str | Sequence[str] = (),
+        template_variables: Mapping[str, Any] | None = None, **options: Unpack[SamplingOptions],
+    ) -> Completion: ...  # fmt: skip
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, tools: Tools | None = None, stream: Literal[True],
+        stop: str | Sequence[str] = (), template_variables: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> TextStream: ...  # fmt: skip
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        stream: bool = False,
+        stop: str | Sequence[str] = (),
+        template_variables: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Completion | TextStream:
+        """Answer a conversation in OpenAI's form, with the model's own template.
+
+        Calls of `tools` (OpenAI's form) are cut out of the text into `tool_calls`. Nothing that
+        messages say can become a special token. `template_variables` go to the template.
+        """
+        request = self.chat_request(
+            messages, tools=tools, stop=stop, template_variables=template_variables, **options
+        )
+        answer = self.stream(request)
+        return answer if stream else answer.result()
+
+    def completion_request(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stop: str | Sequence[str] = (),
+        prompt_logprobs: bool = False,
+        answer: bool = True,
+        **options: Unpack[SamplingOptions],
+    ) -> TextRequest:
+        """The request that `generate` makes, for `stream` or `start`."""
+        ids = self._side.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+        sampling = sampling_params(options)
+        return TextRequest(ids, sampling, _strings(stop), None, prompt_logprobs, answer)
+
+    def chat_request(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        stop: str | Sequence[str] = (),
+        template_variables: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> TextRequest:
+        """The request that `chat` makes, for `stream` or `start`."""
+        ids = self._side.encode_chat(messages, tools, template_variables or {})
+        sampling = sampling_params(options)
+        return TextRequest(ids, sampling, _strings(stop), _names(tools) if tools else None)
+
+    def stream(self, request: TextRequest) -> TextStream:
+        """Start a request and read its pieces as they come."""
+        return TextStream(request, self._side, lambda assembler: self._submit(request, assembler))
+
+    def start(self, request: TextRequest, on_item: ItemHandler) -> Callable[[], None]:
+        """Start a request whose pieces go to `on_item`; gives back how to cancel it.
+
+        `on_item` runs in the engine's thread and must be quick: hand over to an event loop with
+        `loop.call_soon_threadsafe`. Its last call has a piece with a finish reason, or the error.
+        """
+        return self._submit(request, Assembler(request, self._side, on_item))
+
+    def _submit(self, request: TextRequest, assembler: Assembler) -> Callable[[], None]:
+        asked = Request(
+            request.prompt, request.sampling, self._side.end_ids, request.prompt_logprobs,
+            request.answer,
+        )  # fmt: skip
+        return self.engine.start(asked, assembler.on_event)
+
+    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
+        """Token ids of `text`; `special` lets texts like <|im_end|> become special tokens."""
+        return self.tokenizer.encode(text, special=special, add_bos=add_bos)
+
+    def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self.tokenizer.decode(ids, skip_special=skip_special)
+
+    def logprobs(self, text: str, *, top: int = 0) -> TextScore:
+        """How likely each token of `text` is after those before it, with the `top` most likely."""
+        request = self.completion_request(
+            text, prompt_logprobs=True, answer=False, top_logprobs=top
+        )
+        return TextScore(self.stream(request).result().prompt_logprobs or ())
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One vector of length 1 for each text, [texts, dim]: the mean of the final states."""
+        if isinstance(texts, str):
+            raise UsageError('embed takes a list of texts: embed(["a", "b"])')
+        prompts = [self._side.encode_prompt(text) for text in texts]
+        for index, prompt in enumerate(prompts):
+            if not prompt:
+                raise InputError(f"text {index} is empty: there is nothing to embed")
+        tickets = [self.engine.submit(EmbedRequest(prompt)) for prompt in prompts]
+        vectors = [e.vector for t in tickets for e in t if isinstance(e, EmbeddingEvent)]
+        return np.stack(vectors) if vectors else np.empty((0, self.model.config.dim), np.float32)
+
+    def close(self) -> None:
+        """End every open request and give the memory back. Can be repeated."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _strings(stop: str | Sequence[str]) -> Sequence[str]:
+    return (stop,) if isinstance(stop, str) else stop
+
+
+def _names(tools: Tools) -> frozenset[str]:
+    """Names of the tools, in OpenAI's form or bare."""
+    functions = [tool.get("function", tool) for tool in tools]
+    for function in functions:
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise InputError(
+                'each tool is {"type": "function", "function": {"name": ...}}, '
+                f"not {function!r:.80}"
+            )
+    return frozenset(function["name"] for function in functions)

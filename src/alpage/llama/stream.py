@@ -1,0 +1,166 @@
+"""Token events to text: decoding, stop strings and tool calls, piece by piece."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+
+from alpage.chat import ContentDelta, StopStrings, ToolCall, ToolCallEnd, ToolCallStream
+from alpage.core.types import SamplingParams, Usage
+from alpage.engine.engine import End, Ticket
+from alpage.engine.protocol import Event, FailEvent, FinishEvent, PromptEvent, TokenEvent, Top
+from alpage.llama.results import Completion, Piece, TokenLogprob, joined
+from alpage.llama.text import TextSide
+from alpage.tokenizer import StreamDecoder, Tokenizer
+
+ItemHandler = Callable[[Piece | BaseException], None]
+"""Takes each piece, the last one with a finish reason, or, instead of that, the error."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextRequest:
+    """A prompt in ids, how to answer it, and how to read the answer.
+
+    `stop`: stop strings, not part of the answer. `tools`: names of the functions whose calls are
+    cut out of the text; None looks for none. `prompt_logprobs` scores the prompt; `answer=False`
+    does nothing else.
+    """
+
+    prompt: Sequence[int]
+    sampling: SamplingParams
+    stop: Sequence[str] = ()
+    tools: frozenset[str] | None = None
+    prompt_logprobs: bool = False
+    answer: bool = True
+
+
+class Assembler:
+    """Turns the events of one request into pieces. Runs in the engine's thread.
+
+    There, a stop string ends its request before the next forward pass, whoever reads the pieces.
+    """
+
+    def __init__(self, request: TextRequest, side: TextSide, deliver: ItemHandler) -> None:
+        self._deliver = deliver
+        self._tokenizer = side.tokenizer
+        self._decoder = StreamDecoder(side.tokenizer)
+        self._stops = StopStrings(request.stop)
+        self._calls = None if request.tools is None else ToolCallStream(request.tools)
+        self._shown = frozenset() if request.tools is None else side.shown_in_calls
+        self._wants_logprobs = request.sampling.top_logprobs is not None
+        self._prompt = request.prompt
+        self._tokens = 0
+
+    def on_event(self, event: Event) -> bool:
+        """Deliver what `event` adds; True once a stop string was found."""
+        if isinstance(event, TokenEvent):
+            if self._stops.stopped is None:
+                self._deliver(self._token(event))
+            return self._stops.stopped is not None
+        if isinstance(event, PromptEvent):
+            self._deliver(Piece(prompt_logprobs=self._scored(event)))
+        elif isinstance(event, FinishEvent):
+            self._deliver(self._last(event))
+        elif isinstance(event, FailEvent):
+            self._deliver(event.error)
+        return False
+
+    def _token(self, event: TokenEvent) -> Piece:
+        self._tokens += 1
+        text, calls = self._read(self._decoded(event.token), last=False)
+        logprobs = None
+        if self._wants_logprobs:
+            entry = _entry(self._tokenizer, event.token, event.logprob, event.top)
+            logprobs = (entry,)
+        return Piece(text, (event.token,), logprobs, calls)
+
+    def _decoded(self, token: int) -> str:
+        if token >= self._tokenizer.vocab_size:  # weights padded beyond the vocabulary
+            return ""
+        if token in self._shown:
+            shown = self._tokenizer.token_bytes(token).decode("utf-8", "replace")
+            return self._decoder.flush() + shown
+        return self._decoder.push(token)
+
+    def _read(self, text: str, *, last: bool) -> tuple[str, tuple[ToolCall, ...]]:
+        """What of `text` may be shown now, and the calls that it completes."""
+        text, stopped = self._stops.push(text)
+        if last and not stopped:
+            text += self._stops.flush()
+        if self._calls is None:
+            return text, ()
+        events = self._calls.push(text)
+        if last:
+            events += self._calls.finish()
+        content = "".join(event.text for event in events if isinstance(event, ContentDelta))
+        return content, tuple(event.call for event in events if isinstance(event, ToolCallEnd))
+
+    def _last(self, event: FinishEvent) -> Piece:
+        text, calls = self._read(self._decoder.flush(), last=True)
+        stop = self._stops.stopped
+        return Piece(
+            text,
+            tool_calls=calls,
+            finish_reason=event.reason if stop is None else "stop",
+            usage=dataclasses.replace(event.usage, completion_tokens=self._tokens),
+            stop=stop,
+        )
+
+    def _scored(self, event: PromptEvent) -> tuple[TokenLogprob, ...]:
+        return tuple(
+            _entry(self._tokenizer, token, logprob, top)
+            for token, logprob, top in zip(self._prompt, event.logprobs, event.top, strict=True)
+        )
+
+
+def _entry(tokenizer: Tokenizer, token: int, logprob: float | None, top: Top) -> TokenLogprob:
+    likely = tuple(TokenLogprob(i, _bytes_of(tokenizer, i), value) for i, value in top)
+    return TokenLogprob(token, _bytes_of(tokenizer, token), logprob, likely)
+
+
+def _bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
+    return tokenizer.token_bytes(token) if token < tokenizer.vocab_size else b""
+
+
+class TextStream:
+    """An answer on its way: iterate over its pieces, `cancel` it, or wait for its `result`.
+
+    Dropping it, or leaving the iteration early, cancels the request. One thread reads it.
+    """
+
+    def __init__(
+        self, request: TextRequest, side: TextSide, start: Callable[[Assembler], Callable[[], None]]
+    ) -> None:
+        """Begin: `start` submits the request with the assembler, and gives how to cancel it."""
+        items: SimpleQueue[Piece | End] = SimpleQueue()
+        assembler = Assembler(request, side, functools.partial(_hand_over, items))
+        self._ticket = Ticket(items, start(assembler))
+        self._pieces: list[Piece] = []
+        self._prompt_tokens = len(request.prompt)
+
+    def cancel(self) -> None:
+        """End the answer within one step; its last piece says "cancelled". From any thread."""
+        self._ticket.cancel()
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Pieces as they come, once; raises the error of a request that failed."""
+        for piece in self._ticket:
+            self._pieces.append(piece)
+            yield piece
+
+    def result(self) -> Completion:
+        """Wait for the end; everything from the first piece on, also those already read."""
+        for _ in self:
+            pass
+        tokens = sum(len(piece.tokens) for piece in self._pieces)
+        left_early = Piece(finish_reason="cancelled", usage=Usage(self._prompt_tokens, tokens))
+        return joined(self._pieces, left_early)
+
+
+def _hand_over(items: "SimpleQueue[Piece | End]", item: Piece | BaseException) -> None:
+    if isinstance(item, BaseException):
+        items.put(End(item))
+        return
+    items.put(item)
+    if item.finish_reason is not None:
+        items.put(End())

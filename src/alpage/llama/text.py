@@ -1,0 +1,84 @@
+"""A model's text side: its tokenizer, its chat template, and the ids that end an answer."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from alpage.chat import ChatTemplate, fallback_template
+from alpage.core.errors import FormatError
+from alpage.core.types import Message
+from alpage.tokenizer import Tokenizer, from_gguf, from_tiktoken, from_tokenizer_json
+from alpage.weights.source import ModelSource
+
+_PYTHON_TAG = "<|python_tag|>"
+
+
+class TextSide:
+    """Text to prompt ids. Immutable, so threads may share it."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, chat_template: str | None, end_ids: frozenset[int]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.end_ids = end_ids | tokenizer.stop_ids
+        self._source = chat_template or fallback_template(tokenizer.special_ids)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's own template, else the one that its special tokens point to."""
+        return ChatTemplate(
+            self._source,
+            bos_token=self._special_text(self.tokenizer.bos_id),
+            eos_token=self._special_text(self.tokenizer.eos_id),
+        )
+
+    @cached_property
+    def shown_in_calls(self) -> frozenset[int]:
+        """Special tokens that belong to the text when tool calls are looked for."""
+        tag = self.tokenizer.special_ids.get(_PYTHON_TAG)
+        return frozenset() if tag is None else frozenset({tag})
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of plain text, with the begin-of-text token where the model expects one."""
+        return self.tokenizer.encode(text, add_bos=self._add_bos)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> list[int]:
+        """Ids of a conversation, up to where the answer begins."""
+        rendered = self.template.render(messages, tools=tools, **variables)
+        ids = self.tokenizer.encode_segments((part.text, part.special) for part in rendered)
+        if self._add_bos and ids[:1] != [self.tokenizer.bos_id]:
+            # Some templates leave it to the tokenizer; the model was still trained with it.
+            ids = [*self.tokenizer.encode("", add_bos=True), *ids]
+        return ids
+
+    @property
+    def _add_bos(self) -> bool:
+        return self.tokenizer.add_bos and self.tokenizer.bos_id is not None
+
+    def _special_text(self, token: int | None) -> str:
+        return "" if token is None else self.tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+
+def load_text_side(source: ModelSource) -> TextSide:
+    """Build the text side of an open model; FormatError where it has no tokenizer."""
+    if source.gguf_metadata is not None:
+        tokenizer = from_gguf(source.gguf_metadata)
+    elif source.tokenizer_file is None:
+        raise FormatError(
+            f"{source.path} has no tokenizer: neither tokenizer.json nor tokenizer.model"
+        )
+    elif source.tokenizer_file.suffix == ".json":
+        tokenizer = from_tokenizer_json(source.tokenizer_file)
+    else:
+        tokenizer = from_tiktoken(source.tokenizer_file)
+    if tokenizer.vocab_size > source.config.vocab_size:
+        raise FormatError(
+            f"{source.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the weights "
+            f"know {source.config.vocab_size}"
+        )
+    return TextSide(tokenizer, chat_template=source.chat_template, end_ids=source.eos_ids)
