@@ -4,8 +4,9 @@ The safety rule of chat rendering is: *only characters of template literals may 
 token*. It is kept by positive marking. `Marked` is a `str` with a list of trusted spans; template
 literals start fully trusted, everything that comes from a request is a plain `str`. Each
 operation below carries the spans along; every string operation that is not written here returns a
-plain `str`, which has no spans. So an operation nobody thought of can only lose trust, never give
-it to a user's text. Values stay ordinary strings for comparison, hashing and `in`.
+plain `str`, which has no spans (or, where nothing changed, the same object). So an operation nobody
+thought of can only lose trust, never give it to a user's text. Values stay ordinary strings for
+comparison, hashing and `in`.
 """
 # ruff: noqa: D102  (the methods are those of str)
 
@@ -71,11 +72,11 @@ class Marked(str):
         return self.spans == ((0, len(self)),)
 
     def _cut(self, start: int, stop: int) -> "Marked":
-        spans = []
+        spans: list[tuple[int, int]] = []
         # Found by bisection: cutting a text of many spans into many parts stays near linear.
         for index in range(bisect_right(self.spans, start, key=_end), len(self.spans)):
             low, high = self.spans[index]
-            if low >= stop:
+            if low >= stop or start >= stop:
                 break
             spans.append((max(low, start) - start, min(high, stop) - start))
         return Marked(str.__getitem__(self, slice(start, stop)), tuple(spans))
