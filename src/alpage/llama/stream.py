@@ -13,7 +13,7 @@ from alpage.llama.results import Completion, Piece, TokenLogprob, joined
 from alpage.llama.text import TextSide
 from alpage.tokenizer import StreamDecoder, Tokenizer
 
-ItemHandler = Callable[[Piece | BaseException], None]
+ItemHandler = Callable[[Piece | BaseException], object]
 """Takes each piece, the last one with a finish reason, or, instead of that, the error."""
 
 
