@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 KEPT = ("PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 ANSWER_TOKENS = 16
+PYTHON = f"python3.{sys.version_info[1]}"
+# The interpreter below that of the test environment, so that nothing is inherited from it.
+BASE_PYTHON = Path(sys.base_prefix, "bin", PYTHON)
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -66,9 +70,7 @@ class CleanMachine:
         self.cwd.mkdir()
         self.venv = folder / "venv"
         self.env = clean_environment(self.home)
-        # The interpreter below this one, so that nothing of the test environment is inherited.
-        python = Path(sys.base_prefix, "bin", f"python3.{sys.version_info[1]}")
-        run(python, "-m", "venv", self.venv, env=self.env, cwd=self.cwd)
+        run(BASE_PYTHON, "-m", "venv", self.venv, env=self.env, cwd=self.cwd)
         self("python", "-m", "pip", "install", "--quiet", wheel)
         self.installed = {
             package["name"].lower(): package["version"]
@@ -139,6 +141,22 @@ def test_wrong_usage_says_so(machine: CleanMachine) -> None:
     assert "no-such-model" in missing.stderr and "Traceback" not in missing.stderr
 
 
+def test_start_in_a_fresh_copy(built: Path, tmp_path: Path) -> None:
+    """The README's first command: from the source archive to an answer, from any folder."""
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as sources:
+        sources.extractall(tmp_path, filter="data")
+    (copy,) = tmp_path.glob("alpage-*")
+    env = clean_environment(tmp_path / "home") | {"PYTHON": str(BASE_PYTHON)}
+    start = (copy / "scripts" / "start", "What is the capital of France?")
+    first = run(*start, "--temperature", "0", "--max-tokens", "16", env=env, cwd=tmp_path)
+    assert "paris" in first.stdout.lower()
+    assert not (copy / ".venv" / "lib" / PYTHON / "site-packages" / "torch").exists()
+    again = run(*start, "--temperature", "0", "--max-tokens", "16", env=env, cwd=tmp_path)
+    assert again.stdout == first.stdout
+    assert "installing" in first.stderr and "installing" not in again.stderr
+
+
 def test_without_a_compiler(built: Path, tmp_path: Path) -> None:
     """One clear sentence in what pip prints, instead of a page of CMake."""
     tools = tmp_path / "bin"
@@ -149,10 +167,9 @@ def test_without_a_compiler(built: Path, tmp_path: Path) -> None:
         (tools / name).symlink_to(found)
     env = clean_environment(tmp_path / "home") | {"PATH": str(tools)}
     (archive,) = built.glob("*.tar.gz")
-    python = Path(sys.base_prefix, "bin", f"python3.{sys.version_info[1]}")
     target = tmp_path / "target"
     install = ("-m", "pip", "install", "--no-deps", "--target", target, archive)
-    done = run(python, *install, env=env, cwd=tmp_path, code=1)
+    done = run(BASE_PYTHON, *install, env=env, cwd=tmp_path, code=1)
     said = " ".join((done.stdout + done.stderr).split())
     assert "Alpage's core needs a C++20 compiler" in said
     assert "apt install g++" in said and "xcode-select --install" in said
@@ -171,7 +188,7 @@ def test_setup_without_a_compiler(tmp_path: Path) -> None:
         found = shutil.which(name)
         assert found is not None
         (tools / name).symlink_to(found)
-    (tools / "python3").symlink_to(Path(sys.base_prefix, "bin", f"python3.{sys.version_info[1]}"))
+    (tools / "python3").symlink_to(BASE_PYTHON)
     env = clean_environment(tmp_path / "home") | {"PATH": str(tools)}
     done = run(tmp_path / "scripts" / "setup", env=env, cwd=tmp_path, code=1)
     assert "Alpage's core needs a C++20 compiler" in done.stderr
