@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.weights.gguf_files import (
     ARRAY,
     BOOL,
@@ -22,7 +23,7 @@ from tests.weights.gguf_files import (
 
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import AlpageError, FormatError, UnsupportedError
-from alpage.weights.names import half_from_interleaved
+from alpage.weights.names import from_canonical, half_from_interleaved
 from alpage.weights.source import ModelSource, open_model
 from alpage.weights.tensor import TensorType
 
@@ -56,6 +57,24 @@ def test_the_default_model(smollm2_path: Path) -> None:
         assert len(source.gguf_metadata["tokenizer.ggml.merges"]) == 48_900
         orders = [n for n, t in source.tensors.items() if t.row_order is not None]
         assert len(orders) == 60
+
+
+def test_the_default_model_is_what_transformers_makes_of_it(smollm2_path: Path) -> None:
+    """Names, weights and the order of query and key rows, against an independent converter."""
+    from transformers import LlamaConfig as TheirConfig
+    from transformers import LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    values = load_gguf_checkpoint(str(smollm2_path), return_tensors=False)["config"]
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(TheirConfig(**values))
+    theirs = load_gguf_checkpoint(str(smollm2_path), return_tensors=True, model_to_load=empty)
+    tensors = theirs["tensors"]
+    with open_model(smollm2_path) as source:
+        assert len(source.tensors) == len(tensors) == 272
+        for name, tensor in source.tensors.items():
+            other = np.asarray(tensors.pop(from_canonical(name, "huggingface")))
+            assert np.array_equal(tensor.dequantize(), other), name
 
 
 @pytest.mark.parametrize("kind", list(TensorType), ids=lambda kind: kind.name)

@@ -22,7 +22,7 @@ MAX_ENTRIES = 1 << 16
 MAX_STRING = 1 << 24
 MAX_NAME = 256
 """Bytes of a key or of a tensor's name; the longest in use have about 60."""
-MAX_ELEMENTS = 1 << 22
+MAX_ELEMENTS = 1 << 21
 """Array elements of all metadata together; a vocabulary of 262,144 has 1.3 million."""
 MAX_DEPTH = 4
 MAX_DIMENSIONS = 4
@@ -293,18 +293,18 @@ class _Cursor:
         data, length_at, end = self.file.data, _U64.unpack_from, self.end
         position = self.position
         result = []
-        for _ in range(count):
-            if end - position < 8:
-                self.ran_out(key)
-            (length,) = length_at(data, position)
-            start, position = position + 8, position + 8 + length
-            if position > end or length > MAX_STRING:
+        try:
+            for _ in range(count):
+                if end - position < 8:
+                    self.ran_out(key)
+                (length,) = length_at(data, position)
+                start, position = position + 8, position + 8 + length
                 if length > MAX_STRING:
                     self.damaged(f"a text in {key!r} is {length:,} bytes long")
-                self.ran_out(key)
-            result.append(data[start:position])
-        self.position = position
-        try:
-            return [str(text, "utf-8") for text in result]
+                if position > end:
+                    self.ran_out(key)
+                result.append(str(data[start:position], "utf-8"))
         except UnicodeDecodeError:
             self.damaged(f"a text in {key!r} is not UTF-8")
+        self.position = position
+        return result
