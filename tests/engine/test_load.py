@@ -98,6 +98,7 @@ def test_engines_that_are_not_there_are_named(
             load_engine(source, engine="cuda")  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="threads must be between 1 and 1024, not 0"):
             load_engine(source, threads=0)
+        monkeypatch.delitem(sys.modules, "alpage.engine.torch", raising=False)
         monkeypatch.setitem(sys.modules, "torch", None)
         with pytest.raises(ResourceError, match=r"pip install alpage\[train\]"):
             load_engine(source, engine="torch", context=64, cache_tokens=64)

@@ -1,13 +1,11 @@
 """The scheduler over a fake runner: in any company, everyone gets the answer it gets alone."""
 
-import random
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.fakes import NAN_TOKEN, FakeRunner, expected_logits, expected_states
+from tests.engine.answers import check_result, end_of, error_of, expected, request, run, tokens_of
+from tests.engine.fakes import NAN_TOKEN, FakeRunner, expected_logits
 
 from alpage.core.errors import (
     AlpageError,
@@ -19,10 +17,7 @@ from alpage.core.errors import (
 )
 from alpage.core.types import SamplingParams
 from alpage.engine.protocol import (
-    EmbeddingEvent,
     EmbedRequest,
-    Event,
-    FailEvent,
     FinishEvent,
     PromptEvent,
     Request,
@@ -32,54 +27,6 @@ from alpage.engine.sampling import SamplingState, sample_reference, score_rows
 from alpage.engine.scheduler import Limits, Scheduler
 
 SMALL = Limits(rows=16, scored=4, running=8)
-
-
-def request(prompt: Sequence[int], **sampling: Any) -> Request:
-    return Request(prompt, SamplingParams(**({"seed": 1, "max_tokens": 6} | sampling)))
-
-
-def run(scheduler: Scheduler, steps: int = 10_000) -> dict[int, list[Event]]:
-    """Step until nothing is left to do (or `steps` are over)."""
-    events: dict[int, list[Event]] = defaultdict(list)
-    while scheduler.busy and steps:
-        for number, event in scheduler.step():
-            events[number].append(event)
-        steps -= 1
-    return events
-
-
-def tokens_of(events: Sequence[Event]) -> list[int]:
-    return [event.token for event in events if isinstance(event, TokenEvent)]
-
-
-def end_of(events: Sequence[Event]) -> FinishEvent:
-    assert isinstance(events[-1], FinishEvent), events[-1]
-    assert not any(isinstance(event, FinishEvent | FailEvent) for event in events[:-1])
-    return events[-1]
-
-
-def error_of(events: Sequence[Event]) -> BaseException:
-    assert isinstance(events[-1], FailEvent), events[-1]
-    return events[-1].error
-
-
-def expected(asked: Request, limit: int) -> tuple[list[int], str]:
-    """Tokens and finish reason of `asked`, computed plainly: no pages, no batch, no chunks."""
-    window, params, answer = list(asked.prompt), asked.sampling, list[int]()
-    state = SamplingState(params, asked.prompt, sample_reference)
-    while True:
-        token, _, _ = state.sample(expected_logits(window))
-        if token in params.stop_token_ids or (token in asked.eos_ids and not params.ignore_eos):
-            return answer, "stop"
-        state.append(token)
-        answer.append(token)
-        window.append(token)
-        if len(answer) == params.max_tokens:
-            return answer, "length"
-        if len(window) > limit:
-            if params.context_policy == "stop":
-                return answer, "context"
-            window = window[: min(4, limit // 4)] + window[-(limit // 2) :]
 
 
 def test_one_request_gets_what_the_model_says() -> None:
@@ -285,7 +232,7 @@ def test_scores_and_embeddings_survive_giving_way() -> None:
         before = scheduler.preemptions
         events = run(scheduler)[10 * number + 1]
         assert scheduler.preemptions > before
-        _check_result(kind, events)
+        check_result(kind, events)
 
 
 def test_a_shift_does_not_hold_up_the_others() -> None:
@@ -335,7 +282,7 @@ def test_prompts_are_scored_with_bounded_logits(rows: int) -> None:
     sampling = SamplingParams(seed=1, max_tokens=3, top_logprobs=2)
     scheduler.add(0, Request(prompt, sampling, prompt_logprobs=True))
     events = run(scheduler)[0]
-    _check_result(Request(prompt, sampling, prompt_logprobs=True), events)
+    check_result(Request(prompt, sampling, prompt_logprobs=True), events)
     assert tokens_of(events) == expected(Request(prompt, sampling), 64)[0]
     assert max(runner.outputs) <= 5  # four scored and the one that is sampled
 
@@ -359,7 +306,7 @@ def test_embeddings_are_the_mean_of_states_beside_other_requests() -> None:
     scheduler.add(0, asked)
     scheduler.add(1, EmbedRequest(list(range(40))))
     events = run(scheduler)
-    _check_result(EmbedRequest(list(range(40))), events[1])
+    check_result(EmbedRequest(list(range(40))), events[1])
     end = end_of(events[1])
     assert end.usage.prompt_tokens == 40
     assert tokens_of(events[0]) == expected(asked, 64)[0]
@@ -413,100 +360,3 @@ def test_limits_that_make_no_sense_are_refused() -> None:
         Limits(rows=4, running=5)
     with pytest.raises(UsageError, match="scored=0"):
         Limits(scored=0)
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_storm(seed: int) -> None:
-    """Random arrivals, kinds, cancels and failures on a tiny pool: nothing leaks, all is right."""
-    chance = random.Random(seed)
-    pages = chance.choice([4, 7, 16, 64])
-    runner = FakeRunner(pages=pages)
-    rows = chance.choice([1, 3, 16, 64])
-    limits = Limits(rows, chance.choice([1, 3]), chance.randint(1, rows))
-    scheduler = Scheduler(runner, context=chance.choice([24, 64]), limits=limits)
-    limit = min(scheduler.context, pages * 4)
-    asked: dict[int, Request | EmbedRequest] = {}
-    events: dict[int, list[Event]] = defaultdict(list)
-    ended: set[int] = set()
-    broken = False
-    while len(asked) < 25 or scheduler.busy:
-        if len(asked) < 25 and chance.random() < 0.3:
-            number = len(asked)
-            asked[number] = _any_request(chance, limit)
-            scheduler.add(number, asked[number])
-        outcomes = scheduler.step()
-        if chance.random() < 0.05 and asked:
-            outcomes += scheduler.cancel(chance.choice(list(asked)))
-        if chance.random() < 0.01 and not broken:
-            broken, runner.fail = True, ValueError("storm")
-        for number, event in outcomes:
-            assert number not in ended, "an event after the last one"
-            events[number].append(event)
-            if isinstance(event, FinishEvent | FailEvent):
-                ended.add(number)
-    assert scheduler.free_pages == pages
-    assert ended == set(asked)
-    for number, one in asked.items():
-        _check_outcome(one, events[number], limit)
-
-
-def _any_request(chance: random.Random, limit: int) -> Request | EmbedRequest:
-    prompt = [chance.randrange(60) for _ in range(chance.randint(1, limit))]
-    if chance.random() < 0.1:
-        prompt[-1] = NAN_TOKEN
-    if chance.random() < 0.2:
-        return EmbedRequest(prompt)
-    sampling = SamplingParams(
-        max_tokens=chance.randint(1, 30),
-        temperature=chance.choice([0.0, 0.8]),
-        top_k=chance.choice([0, 5]),
-        repetition_penalty=chance.choice([1.0, 1.3]),
-        seed=chance.randrange(100),
-        stop_token_ids=[chance.randrange(60)],
-        context_policy=chance.choice(["stop", "shift"]),
-    )
-    return Request(prompt, sampling, prompt_logprobs=chance.random() < 0.3)
-
-
-def _check_outcome(one: Request | EmbedRequest, events: list[Event], limit: int) -> None:
-    last = events[-1]
-    if isinstance(last, FailEvent):
-        damaged = isinstance(last.error, FormatError) and NAN_TOKEN in one.prompt
-        assert damaged or "storm" in str(last.error)
-        return
-    assert isinstance(last, FinishEvent)
-    assert NAN_TOKEN not in one.prompt or last.reason == "cancelled"
-    if isinstance(one, EmbedRequest) or NAN_TOKEN in one.prompt:
-        if last.reason != "cancelled":
-            _check_result(one, events)
-        return
-    tokens, reason = expected(one, limit)
-    if last.reason == "cancelled":
-        assert tokens_of(events) == tokens[: len(tokens_of(events))]
-    else:
-        assert (tokens_of(events), last.reason) == (tokens, reason)
-        assert last.usage.completion_tokens == len(tokens)
-        assert len([e for e in events if isinstance(e, PromptEvent)]) == one.prompt_logprobs
-        if one.prompt_logprobs:
-            _check_result(one, events)
-
-
-def _check_result(one: Request | EmbedRequest, events: list[Event]) -> None:
-    """The scores or the vector, which come first, against the same without any cache."""
-    first, prompt = events[0], list(one.prompt)
-    if isinstance(one, EmbedRequest):
-        assert isinstance(first, EmbeddingEvent)
-        mean = expected_states(prompt).mean(axis=0)
-        assert first.vector == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
-        assert first.vector.dtype == np.float32
-        return
-    assert isinstance(first, PromptEvent)
-    assert (first.logprobs[0], first.top[0]) == (None, ())
-    if len(prompt) == 1:
-        return
-    logits = np.stack([expected_logits(prompt[: i + 1]) for i in range(len(prompt) - 1)])
-    count = one.sampling.top_logprobs or 0
-    logprobs, tops = score_rows(logits, np.array(prompt[1:], np.int32), count)
-    assert list(first.logprobs[1:]) == pytest.approx(logprobs, abs=1e-6)
-    for found, top in zip(first.top[1:], tops, strict=True):
-        assert [token for token, _ in found] == [token for token, _ in top]

@@ -112,16 +112,13 @@ def _weight_bytes(source: ModelSource, engine: EngineName) -> int:
 
 def _torch_runner(source: ModelSource, threads: int | None, room: Room) -> Runner:
     try:
-        import torch
-
         from alpage.engine.torch import TorchRunner
     except ModuleNotFoundError as error:
         raise ResourceError(
             "the engine 'torch' needs PyTorch, which is not installed: pip install alpage[train]"
         ) from error
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return TorchRunner.load(source, page_count=room.cache_tokens // _PAGE, page_size=_PAGE)
+    pages = room.cache_tokens // _PAGE
+    return TorchRunner.load(source, page_count=pages, page_size=_PAGE, threads=threads)
 
 
 def _size(count: int) -> str:

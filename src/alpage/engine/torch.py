@@ -68,12 +68,15 @@ class TorchRunner:
         dtype: DTypeName = "float32",
         kv_dtype: DTypeName = "float32",
         device: str = "cpu",
+        threads: int | None = None,
     ) -> Self:
         """Dequantise the weights of `source` into a model in `dtype` on `device`, and run it.
 
-        Errors are those of `alpage.model.load.build` and of the constructor. The number of threads
-        is PyTorch's own (`torch.set_num_threads`).
+        Errors are those of `alpage.model.load.build` and of the constructor. `threads` sets the
+        number of PyTorch's own threads, for the whole process; None leaves it as it is.
         """
+        if threads is not None:
+            torch.set_num_threads(threads)
         model = load(source, dtype=dtype, device=device)
         return cls(model, page_count=page_count, page_size=page_size, kv_dtype=kv_dtype)
 
