@@ -22,7 +22,7 @@ from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
 from alpage.llama.text import TextSide, load_text_side
 from alpage.tokenizer import Tokenizer
-from alpage.weights.catalogue import resolve
+from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, resolve
 from alpage.weights.pull import pull as pull_model
 from alpage.weights.source import Lineage, ModelSource, open_model
 
@@ -70,7 +70,7 @@ class Llama:
     @classmethod
     def load(
         cls,
-        model: str | Path = "smollm2",
+        model: str | Path = DEFAULT_MODEL,
         *,
         engine: EngineName = "native",
         threads: int | None = None,
@@ -88,8 +88,8 @@ class Llama:
         """
         settings = settings or Settings.from_environment()
         home = cache_home(settings)
-        if pull and isinstance(model, str) and not Path(model).exists():
-            pull_model(model, home)
+        if pull and model in CATALOGUE:
+            pull_model(str(model), home)
         with open_model(resolve(model, home)) as source:
             side = load_text_side(source)
             info = ModelInfo.of(source, engine)
