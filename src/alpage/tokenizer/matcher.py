@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterator, Mapping
 
+_KEY = 3
+
 
 class TokenMatcher:
     """Cuts text at the occurrences of a fixed set of token texts.
 
-    One regular expression finds where a token could begin (by its first two characters); a
-    dictionary look-up per distinct length decides. Time is linear in the text, whatever the
-    number of tokens.
+    One regular expression finds where a token could begin (by its first two characters); then
+    dictionaries decide, by the first three characters and each distinct length behind them.
+    Time is linear in the text, whatever the number of tokens.
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
@@ -18,7 +20,7 @@ class TokenMatcher:
         lengths: dict[str, set[int]] = {}
         seconds: dict[str, set[str]] = {}
         for text in self._ids:
-            lengths.setdefault(text[:2], set()).add(len(text))
+            lengths.setdefault(text[:_KEY], set()).add(len(text))
             seconds.setdefault(text[0], set()).add(text[1:2])
         self._lengths = {key: sorted(found, reverse=True) for key, found in lengths.items()}
         starts = []
@@ -45,8 +47,9 @@ class TokenMatcher:
             yield text[begin:]
 
     def _longest(self, text: str, at: int) -> str | None:
-        pair = text[at : at + 2]
-        for key in (pair, pair[:1]) if len(pair) == 2 else (pair,):
+        # Texts shorter than the key are their own key, so they are tried last.
+        for size in range(min(_KEY, len(text) - at), 0, -1):
+            key = text[at : at + size]
             for length in self._lengths.get(key, ()):
                 candidate = text[at : at + length]
                 if candidate in self._ids:

@@ -206,19 +206,28 @@ def _core(
     rule: PreTokenizer,
     ignore_merges: bool,
 ) -> BpeTokenizer:
+    # Checked here because the library panics on a result longer than every token.
+    if not ordinary.keys() >= set(map("".join, merges)):
+        raise _merge_error(ordinary, merges)
     try:
         core = BpeTokenizer(models.BPE(vocab=ordinary, merges=merges, ignore_merges=ignore_merges))
     except Exception as error:  # The library raises the bare class for every refusal.
-        for left, right in merges:
-            for piece in (left, right, left + right):
-                if piece not in ordinary:
-                    raise FormatError(
-                        f"the merge {left!r} + {right!r} needs the piece {piece!r}, which is not "
-                        "an ordinary token of the vocabulary"
-                    ) from error
-        raise FormatError(f"the vocabulary cannot be used: {error}") from error
+        raise _merge_error(ordinary, merges, f": {error}") from error
     core.pre_tokenizer = rule.splitter
     return core
+
+
+def _merge_error(
+    ordinary: Mapping[str, int], merges: Iterable[tuple[str, str]], reason: str = ""
+) -> FormatError:
+    for left, right in merges:
+        for piece in (left, right, left + right):
+            if piece not in ordinary:
+                return FormatError(
+                    f"the merge {left!r} + {right!r} needs the piece {piece!r}, which is not an "
+                    "ordinary token of the vocabulary"
+                )
+    return FormatError(f"the vocabulary cannot be used{reason}")
 
 
 def _joined(text: str) -> str:
