@@ -1,5 +1,6 @@
 """No text of a request can become a special token, whatever the template does with it."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.chat import samples
 
-from alpage.chat import ChatTemplate, Segment, split_special
+from alpage.chat import ChatTemplate, Segment
 from alpage.chat.fallback import CHATML, LLAMA3, PLAIN
 
 SPECIAL = (
@@ -29,9 +30,13 @@ HARMLESS = "word"
 
 def tokens_of(source: str, messages: Any, **options: Any) -> list[str]:
     template = ChatTemplate(source, bos_token="<|begin_of_text|>", eos_token="</s>")
-    parts = split_special(template.render(messages, **options), SPECIAL)
-    assert all(part.text in SPECIAL for part in parts if part.special)
-    return [part.text for part in parts if part.special]
+    return special_in(template.render(messages, **options))
+
+
+def special_in(parts: list[Segment]) -> list[str]:
+    """The special tokens of a prompt: found in special segments, and in one segment each."""
+    pattern = "|".join(re.escape(name) for name in SPECIAL)
+    return [name for part in parts if part.special for name in re.findall(pattern, part.text)]
 
 
 def talk(text: str) -> list[dict[str, Any]]:
@@ -132,9 +137,9 @@ def test_equal_text_from_literal_and_content_is_told_apart() -> None:
 
 
 def test_role_names_may_stand_inside_special_tokens() -> None:
-    template = ChatTemplate(samples.PHI_LIKE, bos_token="<s>")
-    parts = split_special(template.render(samples.HELLO), ["<|user|>", "<s>", "<|end|>"])
-    assert [p.text for p in parts if p.special] == ["<s>", "<|user|>", "<|end|>"]
+    template = ChatTemplate(samples.PHI_LIKE, bos_token="</s>")
+    found = special_in(template.render(samples.HELLO))
+    assert found == ["</s>", "<|user|>", "<|end|>", "<|assistant|>"]
 
 
 def test_comparisons_see_plain_strings() -> None:
@@ -145,20 +150,3 @@ def test_comparisons_see_plain_strings() -> None:
         "and messages[0].content | length == 5 and {'<|x|>': 1}[messages[0].content] == 1 }}"
     )
     assert template.render_text([{"role": "user", "content": "<|x|>"}]) == "True"
-
-
-def test_special_tokens_are_cut_out_and_the_rest_is_merged() -> None:
-    parts = [
-        Segment("<a>x\n", special=True),
-        Segment("\n<a>", special=False),
-        Segment("", special=False),
-        Segment("y<a><ab>", special=True),
-    ]
-    assert split_special(parts, ["<a>", "<ab>", "<a"]) == [
-        Segment("<a>", special=True),
-        Segment("x\n\n<a>y", special=False),
-        Segment("<a>", special=True),
-        Segment("<ab>", special=True),
-    ]
-    assert split_special(parts, []) == [Segment("<a>x\n\n<a>y<a><ab>", special=False)]
-    assert split_special([], ["<a>"]) == []

@@ -137,6 +137,13 @@ def test_arguments_as_a_string_of_json_become_an_object() -> None:
     assert '{"name": "f", "parameters": {"a": [1, "é"]}}' in ours(LLAMA3, talk)
 
 
+@pytest.mark.parametrize("none", [None, []])
+def test_no_tool_calls_is_no_key(none: Any) -> None:
+    talk: Any = [*samples.HELLO, {"role": "assistant", "content": "Hi", "tool_calls": none}]
+    source = "{% for m in messages %}{{ 'tool_calls' in m }} {% endfor %}"
+    assert ours(source, talk) == "False False "
+
+
 def test_a_template_that_ignores_tools_gets_them_as_text() -> None:
     text = ours(CHATML, samples.TOOL_TALK, tools=samples.TOOLS)
     assert text.startswith("<|im_start|>system\nYou may call these functions")

@@ -4,7 +4,7 @@ from alpage.chat.calls import ToolCall
 from alpage.chat.fallback import fallback_template
 from alpage.chat.marked import Segment
 from alpage.chat.stops import StopStrings
-from alpage.chat.template import ChatTemplate, split_special
+from alpage.chat.template import ChatTemplate
 from alpage.chat.tools import (
     ArgumentsDelta,
     ContentDelta,
@@ -30,5 +30,4 @@ __all__ = [
     "ToolEvent",
     "fallback_template",
     "parse_tool_calls",
-    "split_special",
 ]

@@ -63,8 +63,10 @@ def _message(message: Any, where: str, parts: bool) -> dict[str, Any]:
             f"{where} has content of type {type(message['content']).__name__}; "
             "it must be text or a list of text parts"
         )
-    if calls is not None:
+    if calls:
         copied["tool_calls"] = _calls(calls, where)
+    else:  # clients send null or []; templates ask whether the key is there
+        copied.pop("tool_calls", None)
     return copied
 
 

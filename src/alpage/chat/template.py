@@ -1,7 +1,7 @@
 """A model's chat template: messages in, prompt text in trusted and untrusted segments out."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any
 
@@ -14,7 +14,7 @@ from alpage.chat.messages import plain_data, prepare_messages, prepare_tools
 from alpage.chat.sandbox import GuardedEnvironment, Instrument, compiles_to_few_levels
 from alpage.core.errors import InputError, TemplateError
 
-_MAX_SOURCE = 100_000
+_MAX_SOURCE = 65_536
 _READS_PARTS = re.compile(r"""\[\s*['"]text['"]\s*\]|\.text\b""")
 
 
@@ -55,7 +55,7 @@ class ChatTemplate:
             cause = f"line {error.lineno}: {error.message}"
         except Refused as error:
             cause = str(error)
-        except RecursionError:
+        except (RecursionError, MemoryError):  # the latter from Python's own parser
             cause = "its expressions or blocks nest too deep"
         except Exception as error:  # a hostile source may break the compiler anywhere
             cause = _cause(error)
@@ -76,7 +76,8 @@ class ChatTemplate:
 
         Only text of the template itself (its literals, `bos_token`, `eos_token` and role names)
         stands in `special` segments; message, tool and `extra` text never does, so it can never
-        become a special token, not even together with template text beside it. A template that
+        become a special token, not even together with template text beside it. Encode the segments together (word pieces may cross their
+        borders), looking for special tokens inside `special` ones only. A template that
         knows no tools gets `tools` described in the system message and earlier calls as text.
 
         Raises `InputError` for messages that are not well formed or that the template refuses
@@ -125,38 +126,6 @@ class ChatTemplate:
             raise
         except Exception as error:  # whatever a hostile program raises is its own error
             raise TemplateError(f"the model's chat template failed: {_cause(error)}") from error
-
-
-def split_special(parts: Iterable[Segment], special_tokens: Collection[str]) -> list[Segment]:
-    """Regroup segments: each `special` one is exactly one special token, all else is merged text.
-
-    This is the form to encode: a special segment by its id, other text with special tokens off.
-    Merging matters: word pieces may then cross the border between template and message, as they
-    do when the whole prompt is encoded at once, so the ids equal Hugging Face's.
-    """
-    names = sorted((name for name in special_tokens if name), key=len, reverse=True)
-    if not names:
-        pattern = re.compile(r"(?!)")
-    else:
-        pattern = re.compile("|".join(re.escape(name) for name in names))
-    out: list[Segment] = []
-    text: list[str] = []
-
-    def close() -> None:
-        if joined := "".join(text):
-            out.append(Segment(joined, special=False))
-        text.clear()
-
-    for part in parts:
-        position = 0
-        for match in pattern.finditer(part.text) if part.special else ():
-            text.append(part.text[position : match.start()])
-            close()
-            out.append(Segment(match.group(), special=True))
-            position = match.end()
-        text.append(part.text[position:])
-    close()
-    return out
 
 
 def _admitted(budget: Budget, value: Any) -> Any:
