@@ -1,0 +1,137 @@
+// Python bindings: translation only, no arithmetic. The GIL is released around compute.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "alpage/kernel_names.h"
+#include "alpage/model.h"
+#include "alpage/sampler.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T, int dimensions>
+using In = nb::ndarray<const T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
+using Ids = In<int32_t, 1>;
+
+class PyModel {
+public:
+    PyModel(int64_t vocab_size, int64_t dim, int64_t n_layers, int64_t n_heads, int64_t n_kv_heads,
+            int64_t head_dim, int64_t ffn_dim, float norm_eps, std::vector<double> frequencies,
+            int threads, const std::string& isa)
+        : model({vocab_size, dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, norm_eps,
+                 std::move(frequencies)},
+                threads, isa) {}
+
+    bool set_matrix(const std::string& name, int64_t layer, int type, int64_t rows, int64_t columns,
+                    In<uint8_t, 1> data, std::optional<Ids> order) {
+        const alpage::TensorType tensor_type = alpage::tensor_type(type);
+        nb::gil_scoped_release release;
+        return model.set_matrix(name, layer, tensor_type, rows, columns, data.data(), data.size(),
+                                order ? order->data() : nullptr, order ? order->size() : 0);
+    }
+
+    nb::ndarray<nb::numpy, float, nb::ndim<2>> forward(Ids tokens, Ids positions, Ids sequences,
+                                                       In<int32_t, 2> page_tables, Ids outputs,
+                                                       bool hidden) {
+        if (positions.size() != tokens.size() || sequences.size() != tokens.size()) {
+            throw nb::value_error("tokens, positions and sequences must have the same length");
+        }
+        const alpage::Batch batch{static_cast<int64_t>(tokens.size()), tokens.data(),
+                                  positions.data(), sequences.data(), page_tables.data(),
+                                  static_cast<int64_t>(page_tables.shape(0)),
+                                  static_cast<int64_t>(page_tables.shape(1)), outputs.data(),
+                                  static_cast<int64_t>(outputs.size())};
+        const float* result = nullptr;
+        {
+            nb::gil_scoped_release release;
+            result = model.forward(batch, hidden);
+        }
+        const size_t width = static_cast<size_t>(hidden ? model.shape().dim : model.shape().vocab_size);
+        // The array borrows the model's buffer; the caller keeps the model alive.
+        return {const_cast<float*>(result), {outputs.size(), width}, nb::handle()};
+    }
+
+    alpage::Model model;
+};
+
+using Top = std::vector<std::pair<int32_t, double>>;
+
+std::tuple<int32_t, std::optional<double>, Top> sample(
+    In<float, 1> logits, Ids history, int64_t prompt_length, float temperature, int64_t top_k,
+    float top_p, float min_p, float repetition_penalty, float presence_penalty,
+    float frequency_penalty, Ids bias_ids, In<float, 1> bias_values, uint64_t seed, uint64_t step,
+    int top_logprobs) {
+    if (bias_ids.size() != bias_values.size()) throw nb::value_error("bias ids and values differ");
+    alpage::SamplingParams params;
+    params.temperature = temperature;
+    params.top_k = top_k;
+    params.top_p = top_p;
+    params.min_p = min_p;
+    params.repetition_penalty = repetition_penalty;
+    params.presence_penalty = presence_penalty;
+    params.frequency_penalty = frequency_penalty;
+    params.bias_ids = bias_ids.data();
+    params.bias_values = bias_values.data();
+    params.bias_count = static_cast<int64_t>(bias_ids.size());
+    params.seed = seed;
+    params.step = step;
+    params.top_logprobs = top_logprobs;
+    alpage::Sampled result;
+    {
+        nb::gil_scoped_release release;
+        result = alpage::sample(logits.data(), static_cast<int64_t>(logits.size()), history.data(),
+                                static_cast<int64_t>(history.size()), prompt_length, params);
+    }
+    std::optional<double> logprob;
+    if (top_logprobs >= 0 && result.token >= 0) logprob = result.logprob;
+    return {result.token, logprob, std::move(result.top)};
+}
+
+void target_logprobs(In<float, 2> logits, Ids targets,
+                     nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+    if (targets.size() != logits.shape(0) || out.size() != targets.size()) {
+        throw nb::value_error("logits, targets and out must have the same number of rows");
+    }
+    nb::gil_scoped_release release;
+    alpage::target_logprobs(logits.data(), static_cast<int64_t>(logits.shape(0)),
+                            static_cast<int64_t>(logits.shape(1)), targets.data(), out.data());
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Alpage's native core: a Llama model on the CPU, and a token sampler.";
+    m.attr("PAGE_TOKENS") = alpage::page_tokens;
+    m.def("available_isas", &alpage::kernel_names,
+          "Instruction sets that this machine runs, the plainest first.");
+    nb::class_<PyModel>(m, "Model", "Weights in panels with a paged key/value cache.")
+        .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, float,
+                      std::vector<double>, int, const std::string&>(),
+             "vocab_size"_a, "dim"_a, "n_layers"_a, "n_heads"_a, "n_kv_heads"_a, "head_dim"_a,
+             "ffn_dim"_a, "norm_eps"_a, "inverse_frequencies"_a, "threads"_a, "isa"_a)
+        .def("set_matrix", &PyModel::set_matrix, "name"_a, "layer"_a, "type"_a, "rows"_a,
+             "columns"_a, "data"_a, "order"_a.none())
+        .def("set_vector",
+             [](PyModel& self, const std::string& name, int64_t layer, In<float, 1> data) {
+                 return self.model.set_vector(name, layer, data.data(), data.size());
+             }, "name"_a, "layer"_a, "data"_a)
+        .def("finish", [](PyModel& self, int64_t pages) { self.model.finish(pages); }, "pages"_a)
+        .def("forward", &PyModel::forward, "tokens"_a, "positions"_a, "sequences"_a,
+             "page_tables"_a, "outputs"_a, "hidden"_a, nb::rv_policy::reference)
+        .def_prop_ro("isa", [](const PyModel& self) { return self.model.isa(); })
+        .def_prop_ro("threads", [](const PyModel& self) { return self.model.threads(); })
+        .def_prop_ro("weight_bytes", [](const PyModel& self) { return self.model.weight_bytes(); })
+        .def_prop_ro("cache_bytes", [](const PyModel& self) { return self.model.cache_bytes(); });
+    m.def("sample", &sample, "logits"_a, "history"_a, "prompt_length"_a, "temperature"_a,
+          "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "presence_penalty"_a,
+          "frequency_penalty"_a, "bias_ids"_a, "bias_values"_a, "seed"_a, "step"_a,
+          "top_logprobs"_a);
+    m.def("target_logprobs", &target_logprobs, "logits"_a, "targets"_a, "out"_a);
+}

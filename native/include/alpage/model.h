@@ -1,0 +1,50 @@
+// A Llama model ready to run: weights in panels, paged key/value cache, thread pool.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "alpage/types.h"
+
+namespace alpage {
+
+// Not thread-safe: one caller at a time. Wrong arguments throw std::invalid_argument, out of range
+// ids std::out_of_range, no memory std::bad_alloc; the model stays usable.
+class Model {
+public:
+    // isa: "" for the best of this machine, or one of kernel_names().
+    Model(const ModelShape& shape, int threads, const std::string& isa);
+    ~Model();
+    Model(const Model&) = delete;
+    Model& operator=(const Model&) = delete;
+
+    // name: "tok_embeddings", "output" (layer ignored), "wq", "wk", "wv", "wo", "w1", "w2", "w3".
+    // `data` holds whole file rows; row r of the matrix is file row order[r] (null: r itself).
+    // Returns false when a weight or scale is NaN or infinite.
+    bool set_matrix(const std::string& name, int64_t layer, TensorType type, int64_t rows,
+                    int64_t columns, const uint8_t* data, size_t bytes, const int32_t* order,
+                    size_t order_size);
+    // name: "attention_norm", "ffn_norm", "norm" (layer ignored). False as above.
+    bool set_vector(const std::string& name, int64_t layer, const float* data, size_t size);
+    // After all weights: checks that none is missing and allocates `pages` of 16 tokens. Without an
+    // "output" matrix the head is tied to the embedding.
+    void finish(int64_t pages);
+
+    // Logits [output_count][vocab_size], or states after the final norm [output_count][dim]. The
+    // result is valid until the next call.
+    const float* forward(const Batch& batch, bool hidden);
+
+    const ModelShape& shape() const;
+    const char* isa() const;
+    int threads() const;
+    int64_t pages() const;
+    // Bytes of weights and of the cache's address space.
+    size_t weight_bytes() const;
+    size_t cache_bytes() const;
+
+private:
+    struct Parts;
+    std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace alpage

@@ -1,0 +1,41 @@
+// Chooses the next token from one row of logits.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace alpage {
+
+struct SamplingParams {
+    float temperature = 1;  // 0: the largest logit, the lowest id among equals
+    int64_t top_k = 0;      // 0: all
+    float top_p = 1, min_p = 0;
+    float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+    const int32_t* bias_ids = nullptr;
+    const float* bias_values = nullptr;
+    int64_t bias_count = 0;
+    uint64_t seed = 0, step = 0;  // the draw depends on these two alone
+    int top_logprobs = -1;        // -1: no log-probabilities; n >= 0: the token's and the n best
+};
+
+struct Sampled {
+    int32_t token = -1;  // -1: a logit is NaN, or all are -infinity: the weights are damaged
+    double logprob = 0;  // natural logarithm, of the unmodified logits
+    std::vector<std::pair<int32_t, double>> top;
+};
+
+// `history`: prompt and answer so far, of which the first prompt_length are the prompt. Order: bias;
+// repetition penalty on every distinct token of history (CTRL, Keskar et al. 2019: positive logits
+// divided, negative multiplied); presence and frequency penalties on the answer's tokens (OpenAI's
+// definition); temperature; top-k; top-p (Holtzman et al. 2020: the smallest set that reaches p);
+// min-p (Nguyen et al. 2024: at least p times the largest). Ties go to the lower id. Ids out of
+// range are ignored.
+Sampled sample(const float* logits, int64_t vocab, const int32_t* history, int64_t history_length,
+               int64_t prompt_length, const SamplingParams& params);
+
+// Natural log-probability of targets[i] under row i of logits [rows][vocab], in double.
+void target_logprobs(const float* logits, int64_t rows, int64_t vocab, const int32_t* targets,
+                     double* out);
+
+}  // namespace alpage

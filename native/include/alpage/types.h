@@ -1,0 +1,56 @@
+// Types of the public interface of the core: tensor types, model shape, a batch of rows.
+#pragma once
+
+#include <cstdint>
+#include <cstddef>
+#include <vector>
+
+namespace alpage {
+
+// GGUF's numbers (ggml_type), so that a reader can pass them through.
+enum class TensorType : int {
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
+    Q8_0 = 8,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
+    BF16 = 30,
+};
+
+// Throws std::invalid_argument for a number that is not in TensorType.
+TensorType tensor_type(int number);
+
+// Elements and bytes of one block of a row in the file ("Block" of the GGUF specification).
+struct FileBlock {
+    int64_t elements;
+    int64_t bytes;
+};
+FileBlock file_block(TensorType type);
+
+struct ModelShape {
+    int64_t vocab_size, dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim;
+    float norm_eps;
+    std::vector<double> inverse_frequencies;  // [head_dim / 2], radians per position
+};
+
+// One forward pass: `rows` tokens of many sequences. Rows of one sequence are contiguous with
+// ascending positions. page_tables is [sequences][pages_per_sequence]; -1 is unused.
+struct Batch {
+    int64_t rows;
+    const int32_t* tokens;
+    const int32_t* positions;
+    const int32_t* sequences;
+    const int32_t* page_tables;
+    int64_t sequence_count, pages_per_sequence;
+    const int32_t* outputs;  // rows whose logits or states are wanted
+    int64_t output_count;
+};
+
+inline constexpr int64_t page_tokens = 16;  // tokens in one page of the key/value cache
+
+}  // namespace alpage

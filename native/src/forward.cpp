@@ -1,0 +1,343 @@
+#include "forward.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace alpage {
+namespace {
+
+template <class T>
+void grow(std::vector<T>& buffer, int64_t size) {
+    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
+}
+
+bool wants_quantised(std::initializer_list<const Matrix*> matrices) {
+    return std::any_of(matrices.begin(), matrices.end(),
+                       [](const Matrix* m) { return !is_float(m->type); });
+}
+
+}  // namespace
+
+size_t Weights::bytes() const {
+    size_t total = embedding.data.size() + output.data.size();
+    for (const LayerWeights& l : layers) {
+        for (const Matrix* m : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w1, &l.w2, &l.w3}) {
+            total += m->data.size();
+        }
+    }
+    return total;
+}
+
+Forward::Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache)
+    : weights_(weights), shape_(weights.shape), pool_(pool), kernels_(kernels), cache_(cache),
+      query_width_(shape_.n_heads * shape_.head_dim),
+      key_width_(shape_.n_kv_heads * shape_.head_dim), qkv_width_(query_width_ + 2 * key_width_) {}
+
+const float* Forward::run(const Batch& batch, bool hidden) {
+    batch_ = &batch;
+    hidden_ = hidden;
+    resize(batch.rows, batch.output_count, hidden);
+    plan_attention();
+    pool_.run([this](int id) { thread(id); });
+    return result_.data();
+}
+
+void Forward::resize(int64_t rows, int64_t outputs, bool hidden) {
+    const ModelShape& s = shape_;
+    grow(x_, rows * s.dim);
+    grow(normed_, rows * s.dim);
+    grow(qkv_, rows * qkv_width_);
+    grow(mixed_, rows * query_width_);
+    grow(gate_, rows * s.ffn_dim);
+    grow(up_, rows * s.ffn_dim);
+    grow(cosine_, rows * s.head_dim / 2);
+    grow(sine_, rows * s.head_dim / 2);
+    grow(result_, outputs * (hidden ? s.dim : s.vocab_size));
+    const int64_t widest = std::max({s.dim, query_width_, s.ffn_dim});
+    const int64_t blocks = rows * (widest / block_columns + 1);
+    grow(q_, 2 * rows * widest);
+    grow(scale_, blocks);
+    grow(sum_, blocks);
+    grow(sum16_, 2 * blocks);
+}
+
+// Tiles of queries, and whether the chunks of one tile are shared out between the threads: only
+// when the tiles alone would leave threads idle. Both ways add the chunks up in the same order.
+void Forward::plan_attention() {
+    const int64_t group = shape_.n_heads / shape_.n_kv_heads;
+    const int64_t rows_per_tile = std::max<int64_t>(1, attention_queries / group);
+    tiles_.clear();
+    chunk_slots_ = 1;
+    for (int64_t row = 0; row < batch_->rows;) {
+        int64_t end = row + 1;
+        const int32_t sequence = batch_->sequences[row];
+        while (end < batch_->rows && end < row + rows_per_tile &&
+               batch_->sequences[end] == sequence) {
+            ++end;
+        }
+        const int64_t chunks = batch_->positions[end - 1] / attention_chunk + 1;
+        chunk_slots_ = std::max(chunk_slots_, chunks);
+        for (int64_t head = 0; head < group; head += attention_queries) {
+            const int64_t heads = std::min<int64_t>(attention_queries, group - head);
+            const int32_t* pages = batch_->page_tables + sequence * batch_->pages_per_sequence;
+            tiles_.push_back({row, end - row, head, heads, pages, chunks});
+        }
+        row = end;
+    }
+    const int64_t tasks = static_cast<int64_t>(tiles_.size()) * shape_.n_kv_heads;
+    split_chunks_ = chunk_slots_ > 1 && tasks < 4 * pool_.size();
+    const int64_t count = split_chunks_ ? tasks * chunk_slots_ : 2 * pool_.size();
+    grow(partials_, count);
+    for (Partial& partial : partials_) {
+        grow(partial.out, attention_queries * cache_.value_width());
+        grow(partial.maximum, attention_queries);
+        grow(partial.total, attention_queries);
+    }
+}
+
+// The share of thread `id` of the rows, one by one.
+template <class Fn>
+void Forward::each_row(int id, int64_t rows, Fn&& fn) const {
+    const int64_t threads = pool_.size();
+    for (int64_t row = rows * id / threads; row < rows * (id + 1) / threads; ++row) fn(row);
+}
+
+void Forward::thread(int id) {
+    embed(id);
+    pool_.barrier();
+    for (int64_t index = 0; index < shape_.n_layers; ++index) layer(id, index);
+    if (batch_->output_count) finish(id);
+}
+
+void Forward::embed(int id) {
+    const int64_t half = shape_.head_dim / 2;
+    each_row(id, batch_->rows, [&](int64_t row) {
+        weights_.embedding.dequantize_row(batch_->tokens[row], &x_[row * shape_.dim]);
+        for (int64_t i = 0; i < half; ++i) {
+            // In single precision, like the reference: the model was trained with that rounding.
+            const float angle = static_cast<float>(batch_->positions[row]) *
+                                static_cast<float>(shape_.inverse_frequencies[i]);
+            cosine_[row * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+            sine_[row * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+        }
+    });
+}
+
+void Forward::layer(int id, int64_t index) {
+    const LayerWeights& l = weights_.layers[index];
+    const ModelShape& s = shape_;
+    const int64_t rows = batch_->rows;
+
+    normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}));
+    pool_.barrier();
+    const Product qkv[] = {{&l.wq, &qkv_[0], qkv_width_},
+                           {&l.wk, &qkv_[query_width_], qkv_width_},
+                           {&l.wv, &qkv_[query_width_ + key_width_], qkv_width_}};
+    multiply(activations(normed_.data(), s.dim), rows, qkv, 3, false);
+    pool_.barrier();
+    rotate(id, index);
+    pool_.barrier();
+    attend(id, index);
+    pool_.barrier();
+    if (wants_quantised({&l.wo})) {
+        each_row(id, rows, [&](int64_t r) { quantise(r, &mixed_[r * query_width_], query_width_); });
+        pool_.barrier();
+    }
+    const Product out{&l.wo, x_.data(), s.dim};
+    multiply(activations(mixed_.data(), query_width_), rows, &out, 1, true);
+    pool_.barrier();
+
+    normalise(id, l.ffn_norm.data(), wants_quantised({&l.w1, &l.w3}));
+    pool_.barrier();
+    const Product gate_up[] = {{&l.w1, gate_.data(), s.ffn_dim}, {&l.w3, up_.data(), s.ffn_dim}};
+    multiply(activations(normed_.data(), s.dim), rows, gate_up, 2, false);
+    pool_.barrier();
+    each_row(id, rows, [&](int64_t r) {
+        kernels_.swiglu(&gate_[r * s.ffn_dim], &up_[r * s.ffn_dim], s.ffn_dim);
+        if (wants_quantised({&l.w2})) quantise(r, &gate_[r * s.ffn_dim], s.ffn_dim);
+    });
+    pool_.barrier();
+    const Product down{&l.w2, x_.data(), s.dim};
+    multiply(activations(gate_.data(), s.ffn_dim), rows, &down, 1, true);
+    pool_.barrier();
+}
+
+void Forward::finish(int id) {
+    const int64_t dim = shape_.dim, outputs = batch_->output_count;
+    const Matrix& head = weights_.head();
+    each_row(id, outputs, [&](int64_t i) {
+        float* out = hidden_ ? &result_[i * dim] : &normed_[i * dim];
+        const float* x = &x_[batch_->outputs[i] * dim];
+        kernels_.rms_norm(x, weights_.norm.data(), shape_.norm_eps, dim, out);
+        if (!hidden_ && wants_quantised({&head})) quantise(i, out, dim);
+    });
+    if (hidden_) return;
+    pool_.barrier();
+    const Product logits{&head, result_.data(), shape_.vocab_size};
+    multiply(activations(normed_.data(), dim), outputs, &logits, 1, false);
+}
+
+void Forward::normalise(int id, const float* weight, bool quantised) {
+    const int64_t dim = shape_.dim;
+    each_row(id, batch_->rows, [&](int64_t r) {
+        kernels_.rms_norm(&x_[r * dim], weight, shape_.norm_eps, dim, &normed_[r * dim]);
+        if (quantised) quantise(r, &normed_[r * dim], dim);
+    });
+}
+
+void Forward::quantise(int64_t row, const float* x, int64_t columns) {
+    const int64_t blocks = columns / block_columns;
+    kernels_.quantise(x, columns, &q_[2 * row * columns], &scale_[row * blocks], &sum_[row * blocks],
+                      &sum16_[row * 2 * blocks]);
+}
+
+Activations Forward::activations(const float* x, int64_t columns) const {
+    return {columns, x, q_.data(), scale_.data(), sum_.data(), sum16_.data()};
+}
+
+// Shares the products out in pieces: groups of panels times blocks of rows whose quantised
+// activations stay in the second-level cache while the panels pass by.
+void Forward::multiply(const Activations& x, int64_t rows, const Product* products, int count,
+                       bool accumulate) {
+    constexpr int64_t cached_bytes = 512 << 10;
+    const int64_t fitting = std::max<int64_t>(8, cached_bytes / (2 * x.columns) / 8 * 8);
+    const int64_t row_blocks = (rows + fitting - 1) / fitting;
+    const int64_t block_rows = ((rows + row_blocks - 1) / row_blocks + 7) / 8 * 8;
+    int64_t panels = 0;
+    for (int i = 0; i < count; ++i) panels += products[i].matrix->panel_count();
+    const int64_t wanted = std::max<int64_t>(1, panels * row_blocks / (pool_.size() * 8));
+    const int64_t group = rows == 1 ? std::max<int64_t>(wanted, 8) : wanted;
+    for (int64_t item = pool_.next();; item = pool_.next()) {
+        int64_t index = item;
+        const Product* product = products;
+        for (; product < products + count; ++product) {
+            const int64_t items = (product->matrix->panel_count() + group - 1) / group * row_blocks;
+            if (index < items) break;
+            index -= items;
+        }
+        if (product == products + count) return;
+        const Matrix& m = *product->matrix;
+        const int64_t panel = index / row_blocks * group, row = index % row_blocks * block_rows;
+        if (row >= rows) continue;
+        kernels_.matmul({m.type, m.data.data(), m.columns, panel,
+                         std::min(panel + group, m.panel_count()), m.rows, row,
+                         std::min(row + block_rows, rows), product->y, product->stride, accumulate},
+                        x);
+    }
+}
+
+// Rotary embedding of queries and keys in place (rotate-half), keys and values into their pages.
+void Forward::rotate(int id, int64_t layer) {
+    const int64_t half = shape_.head_dim / 2, dim = shape_.head_dim;
+    const float scaling = 1.0f / std::sqrt(static_cast<float>(dim));
+    each_row(id, batch_->rows, [&](int64_t row) {
+        const float *cosine = &cosine_[row * half], *sine = &sine_[row * half];
+        float* heads = &qkv_[row * qkv_width_];
+        for (int64_t head = 0; head < shape_.n_heads + shape_.n_kv_heads; ++head) {
+            float *a = heads + head * dim, *b = a + half;
+            const float factor = head < shape_.n_heads ? scaling : 1.0f;
+            for (int64_t i = 0; i < half; ++i) {
+                const float first = a[i], second = b[i];
+                a[i] = (first * cosine[i] - second * sine[i]) * factor;
+                b[i] = (second * cosine[i] + first * sine[i]) * factor;
+            }
+        }
+        const int64_t position = batch_->positions[row];
+        const int64_t table = batch_->sequences[row] * batch_->pages_per_sequence;
+        const int64_t page = batch_->page_tables[table + position / page_tokens];
+        for (int64_t head = 0; head < shape_.n_kv_heads; ++head) {
+            const float* key = heads + query_width_ + head * dim;
+            cache_.write(layer, head, page, position % page_tokens, key, key + key_width_);
+        }
+    });
+}
+
+void Forward::attend_chunk(const Tile& tile, int64_t kv_head, int64_t layer, int64_t chunk,
+                           Partial& result) {
+    const int64_t group = shape_.n_heads / shape_.n_kv_heads;
+    AttentionPart part{};
+    part.head_dim = shape_.head_dim;
+    for (int64_t r = 0; r < tile.rows; ++r) {
+        const int64_t row = tile.row + r;
+        const int64_t visible = batch_->positions[row] + 1 - chunk * attention_chunk;
+        for (int64_t h = 0; h < tile.heads; ++h, ++part.queries) {
+            const int64_t head = kv_head * group + tile.head + h;
+            part.q[part.queries] = &qkv_[row * qkv_width_ + head * shape_.head_dim];
+            part.visible[part.queries] =
+                static_cast<int>(std::clamp<int64_t>(visible, 0, attention_chunk));
+        }
+    }
+    part.keys = cache_.keys(layer, kv_head);
+    part.values = cache_.values(layer, kv_head);
+    part.key_stride = cache_.key_stride();
+    part.value_stride = cache_.value_stride();
+    part.pages = tile.pages + chunk * (attention_chunk / page_tokens);
+    part.out = result.out.data();
+    part.out_stride = cache_.value_width();
+    part.maximum = result.maximum.data();
+    part.total = result.total.data();
+    kernels_.attention(part);
+}
+
+namespace {
+
+// Adds the later chunk to the sum of the earlier ones (online softmax, Milakov and Gimelshein 2018).
+void merge(float* out, float& maximum, float& total, const float* later, float later_maximum,
+           float later_total, int64_t width) {
+    if (later_maximum == -INFINITY) return;  // the query sees nothing of that chunk
+    const float highest = std::max(maximum, later_maximum);
+    const float a = std::exp(maximum - highest), b = std::exp(later_maximum - highest);
+    for (int64_t d = 0; d < width; ++d) out[d] = out[d] * a + later[d] * b;
+    total = total * a + later_total * b;
+    maximum = highest;
+}
+
+}  // namespace
+
+void Forward::attend(int id, int64_t layer) {
+    const int64_t heads = shape_.n_kv_heads, width = cache_.value_width();
+    const int64_t tasks = static_cast<int64_t>(tiles_.size()) * heads;
+    const auto merge_into = [&](Partial& sum, const Partial& later) {
+        for (int64_t i = 0; i < attention_queries; ++i) {
+            merge(&sum.out[i * width], sum.maximum[i], sum.total[i], &later.out[i * width],
+                  later.maximum[i], later.total[i], width);
+        }
+    };
+    if (!split_chunks_) {
+        Partial &sum = partials_[2 * id], &later = partials_[2 * id + 1];
+        for (int64_t task = pool_.next(); task < tasks; task = pool_.next()) {
+            const Tile& tile = tiles_[task / heads];
+            attend_chunk(tile, task % heads, layer, 0, sum);
+            for (int64_t chunk = 1; chunk < tile.chunks; ++chunk) {
+                attend_chunk(tile, task % heads, layer, chunk, later);
+                merge_into(sum, later);
+            }
+            store_attention(tile, task % heads, sum);
+        }
+        return;
+    }
+    for (int64_t item = pool_.next(); item < tasks * chunk_slots_; item = pool_.next()) {
+        const int64_t task = item / chunk_slots_, chunk = item % chunk_slots_;
+        const Tile& tile = tiles_[task / heads];
+        if (chunk < tile.chunks) attend_chunk(tile, task % heads, layer, chunk, partials_[item]);
+    }
+    pool_.barrier();
+    for (int64_t task = pool_.next(); task < tasks; task = pool_.next()) {
+        const Tile& tile = tiles_[task / heads];
+        Partial* parts = &partials_[task * chunk_slots_];
+        for (int64_t chunk = 1; chunk < tile.chunks; ++chunk) merge_into(parts[0], parts[chunk]);
+        store_attention(tile, task % heads, parts[0]);
+    }
+}
+
+void Forward::store_attention(const Tile& tile, int64_t kv_head, const Partial& sum) {
+    const int64_t group = shape_.n_heads / shape_.n_kv_heads, dim = shape_.head_dim;
+    for (int64_t i = 0; i < tile.rows * tile.heads; ++i) {
+        const int64_t head = kv_head * group + tile.head + i % tile.heads;
+        float* out = &mixed_[(tile.row + i / tile.heads) * query_width_ + head * dim];
+        const float inverse = 1.0f / sum.total[i];
+        for (int64_t d = 0; d < dim; ++d) out[d] = sum.out[i * cache_.value_width() + d] * inverse;
+    }
+}
+
+}  // namespace alpage

@@ -1,0 +1,87 @@
+// One forward pass over a batch of rows: every thread runs the same stages with barriers between.
+#pragma once
+
+#include <initializer_list>
+#include <vector>
+
+#include "cache.h"
+#include "thread_pool.h"
+
+namespace alpage {
+
+struct LayerWeights {
+    Matrix wq, wk, wv, wo, w1, w2, w3;
+    std::vector<float> attention_norm, ffn_norm;
+};
+
+struct Weights {
+    ModelShape shape;
+    Matrix embedding, output;  // an empty output is tied to the embedding
+    std::vector<LayerWeights> layers;
+    std::vector<float> norm;
+    const Matrix& head() const { return output.empty() ? embedding : output; }
+    size_t bytes() const;
+};
+
+class Forward {
+public:
+    Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache);
+    // See Model::forward. The batch has been checked.
+    const float* run(const Batch& batch, bool hidden);
+
+private:
+    // Queries of neighbouring rows of one sequence that share a key/value head: one kernel call
+    // per chunk of tokens.
+    struct Tile {
+        int64_t row, rows, head, heads;  // head: within the group of the key/value head
+        const int32_t* pages;
+        int64_t chunks;
+    };
+    struct Product {  // y = matrix * x
+        const Matrix* matrix;
+        float* y;
+        int64_t stride;
+    };
+    struct Partial {  // of one tile over one chunk
+        std::vector<float> out, maximum, total;
+    };
+
+    void resize(int64_t rows, int64_t outputs, bool hidden);
+    void plan_attention();
+    void thread(int id);
+    void layer(int id, int64_t index);
+    void embed(int id);
+    void rotate(int id, int64_t layer);
+    void attend(int id, int64_t layer);
+    void attend_chunk(const Tile& tile, int64_t kv_head, int64_t layer, int64_t chunk,
+                      Partial& result);
+    void store_attention(const Tile& tile, int64_t kv_head, const Partial& sum);
+    void finish(int id);
+
+    void normalise(int id, const float* weight, bool quantised);
+    void quantise(int64_t row, const float* x, int64_t columns);
+    Activations activations(const float* x, int64_t columns) const;
+    void multiply(const Activations& x, int64_t rows, const Product* products, int count,
+                  bool accumulate);
+    template <class Fn>
+    void each_row(int id, int64_t rows, Fn&& fn) const;
+
+    const Weights& weights_;
+    const ModelShape& shape_;
+    ThreadPool& pool_;
+    const Kernels& kernels_;
+    KvCache& cache_;
+    const int64_t query_width_, key_width_, qkv_width_;
+
+    const Batch* batch_ = nullptr;  // of the running pass
+    bool hidden_ = false;
+    bool split_chunks_ = false;
+    int64_t chunk_slots_ = 0;  // chunks of the longest tile
+    std::vector<Tile> tiles_;
+    std::vector<Partial> partials_;  // [tiles][kv heads][chunk_slots_] if split, else [threads][2]
+    std::vector<float> x_, normed_, qkv_, mixed_, gate_, up_, cosine_, sine_, result_;
+    std::vector<float> scale_, sum_, sum16_;
+    std::vector<int8_t> q_;
+};
+
+}  // namespace alpage

@@ -1,0 +1,182 @@
+// AVX2 with FMA and F16C: 16 lanes are two registers.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/kernels.h"
+
+namespace alpage {
+namespace {
+
+constexpr int max_rows = 2, attention_tile = 4;
+
+struct V {
+    struct F { __m256 a, b; };
+    struct I { __m256i a, b; };
+
+    static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+    static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+    static F loadf(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+    static void store(float* p, F x) {
+        _mm256_storeu_ps(p, x.a);
+        _mm256_storeu_ps(p + 8, x.b);
+    }
+    static F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+    static F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+    static F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+    static F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+    static F fma(F x, F y, F z) {
+        return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+    }
+    static F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+    static F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+    static F abs(F x) {
+        const __m256 sign = _mm256_set1_ps(-0.0f);
+        return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+    }
+    static F round(F x) {
+        constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        return {_mm256_round_ps(x.a, nearest), _mm256_round_ps(x.b, nearest)};
+    }
+    static __m256 power(__m256 n) {  // 2^n for -126 <= n <= 127
+        const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+    }
+    static F scale_by_power(F x, F n) {
+        return {_mm256_mul_ps(x.a, power(n.a)), _mm256_mul_ps(x.b, power(n.b))};
+    }
+    static float reduce_max(F x) {
+        const __m256 eight = _mm256_max_ps(x.a, x.b);
+        __m128 v = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+        return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
+    }
+    static float reduce_add(F x) {
+        const __m256 eight = _mm256_add_ps(x.a, x.b);
+        __m128 v = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+        return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
+    }
+    static F first_lanes(F x, int n) {
+        const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane);
+        const __m256i high = _mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane);
+        return {_mm256_and_ps(x.a, _mm256_castsi256_ps(low)),
+                _mm256_and_ps(x.b, _mm256_castsi256_ps(high))};
+    }
+    static F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+    static __m128i load128(const uint8_t* p) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    }
+    static F load_half(const uint8_t* p) {
+        return {_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 16))};
+    }
+    static __m256 widen_bf16(__m128i raw) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+    }
+    static F load_bf16(const uint8_t* p) {
+        return {widen_bf16(load128(p)), widen_bf16(load128(p + 16))};
+    }
+    static F load_u8(const uint8_t* p) {
+        const __m128i raw = load128(p);
+        return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(raw)),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(raw, 8)))};
+    }
+    static F load_s8(const uint8_t* p) {
+        const __m128i raw = load128(p);
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(raw, 8)))};
+    }
+    static F low_bf16(I x) {
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(x.a, 16)),
+                _mm256_castsi256_ps(_mm256_slli_epi32(x.b, 16))};
+    }
+    static F high_bf16(I x) {
+        const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+        return {_mm256_castsi256_ps(_mm256_and_si256(x.a, mask)),
+                _mm256_castsi256_ps(_mm256_and_si256(x.b, mask))};
+    }
+
+    static I zero_int() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static I load(const void* p) {
+        const __m256i* at = static_cast<const __m256i*>(p);
+        return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
+    }
+    static I bytes(int x) {
+        const __m256i all = _mm256_set1_epi8(static_cast<char>(x));
+        return {all, all};
+    }
+    static I bit_and(I x, I y) {
+        return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+    }
+    static I bit_or(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+    template <int n>
+    static I shift_right(I x) {
+        return {_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)};
+    }
+    template <int n>  // left for positive n, right for negative; the caller masks what crosses bytes
+    static I shift(I x) {
+        if constexpr (n >= 0) return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)};
+        else return shift_right<-n>(x);
+    }
+    // maddubs saturates at 16 bits: quants up to 63 times 127 twice fit. Quants up to 255 are moved
+    // to signed first: |w| <= 128 and x with w's sign, then 128 x 127 x 2 fits too. That takes 128
+    // off each quant, which is put back as 128 x the sum of x, because the caller's formula has it.
+    template <bool full_range>
+    static __m256i dot_half(__m256i dot, __m256i weights, __m256i x) {
+        const __m256i ones = _mm256_set1_epi16(1);
+        if constexpr (full_range) {
+            const __m256i w = _mm256_xor_si256(weights, _mm256_set1_epi8(static_cast<char>(0x80)));
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            const __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), x);
+            dot = _mm256_add_epi32(dot, _mm256_madd_epi16(sums, _mm256_set1_epi16(128)));
+            return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
+        } else {
+            const __m256i pairs = _mm256_maddubs_epi16(weights, x);
+            return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    template <bool full_range>
+    static I dot(I dot, I weights, const void* x) {
+        int four;
+        __builtin_memcpy(&four, x, 4);
+        const __m256i all = _mm256_set1_epi32(four);
+        return {dot_half<full_range>(dot.a, weights.a, all),
+                dot_half<full_range>(dot.b, weights.b, all)};
+    }
+    static I add_int(I x, I y) {
+        return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+    }
+    template <int n>
+    static I shift_lanes(I x) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+    static void store_bytes(__m256i a, __m256i b, int8_t* q) {  // 16 lanes of 32 bits, saturated
+        const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+        const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm_packs_epi16(low, high));
+    }
+    // Rounds 16 lanes and stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on;
+    // returns the sum of n.
+    static int split_store(F x, int8_t* q) {
+        const __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
+        const __m256i half = _mm256_set1_epi32(64);
+        const __m256i high_a = _mm256_srai_epi32(_mm256_add_epi32(a, half), 7);
+        const __m256i high_b = _mm256_srai_epi32(_mm256_add_epi32(b, half), 7);
+        store_bytes(high_a, high_b, q);
+        store_bytes(_mm256_sub_epi32(a, _mm256_slli_epi32(high_a, 7)),
+                    _mm256_sub_epi32(b, _mm256_slli_epi32(high_b, 7)), q + 32);
+        const __m256i eight = _mm256_add_epi32(a, b);
+        __m128i v = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
+    }
+};
+
+#include "kernels/simd.inl"
+
+}  // namespace
+
+const Kernels avx2_kernels{"avx2", matmul, quantise, rms_norm, swiglu, attention};
+
+}  // namespace alpage

@@ -1,0 +1,101 @@
+// AVX-512 (F, BW, DQ, VL, VNNI): 16 lanes are one register.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/kernels.h"
+
+namespace alpage {
+namespace {
+
+constexpr int max_rows = 8, attention_tile = 8;
+
+struct V {
+    using F = __m512;
+    using I = __m512i;
+
+    static F zero() { return _mm512_setzero_ps(); }
+    static F set1(float x) { return _mm512_set1_ps(x); }
+    static F loadf(const float* p) { return _mm512_loadu_ps(p); }
+    static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+    static F add(F a, F b) { return _mm512_add_ps(a, b); }
+    static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+    static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+    static F div(F a, F b) { return _mm512_div_ps(a, b); }
+    static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    static F max(F a, F b) { return _mm512_max_ps(a, b); }
+    static F min(F a, F b) { return _mm512_min_ps(a, b); }
+    static F abs(F a) { return _mm512_abs_ps(a); }
+    static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }
+    static F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
+    static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+    static float reduce_add(F a) { return _mm512_reduce_add_ps(a); }
+    static F first_lanes(F a, int n) {
+        return _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << n) - 1), a);
+    }
+    static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+    static F load_half(const uint8_t* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+    static F load_bf16(const uint8_t* p) {
+        const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+    }
+    static F load_u8(const uint8_t* p) {
+        const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(raw));
+    }
+    static F load_s8(const uint8_t* p) {
+        const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(raw));
+    }
+    static F low_bf16(I a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+    static F high_bf16(I a) {
+        const I mask = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+        return _mm512_castsi512_ps(_mm512_and_si512(a, mask));
+    }
+
+    static I zero_int() { return _mm512_setzero_si512(); }
+    static I load(const void* p) { return _mm512_loadu_si512(p); }
+    static I bytes(int x) { return _mm512_set1_epi8(static_cast<char>(x)); }
+    static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+    static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+    template <int n>
+    static I shift_right(I a) { return _mm512_srli_epi16(a, n); }
+    template <int n>  // left for positive n, right for negative; the caller masks what crosses bytes
+    static I shift(I a) {
+        if constexpr (n >= 0) return _mm512_slli_epi16(a, n);
+        else return _mm512_srli_epi16(a, -n);
+    }
+    // dot + sum over 4 bytes of unsigned weights times the 4 signed bytes at `x`, in each lane.
+    template <bool full_range>
+    static I dot(I dot, I weights, const void* x) {
+        int four;
+        __builtin_memcpy(&four, x, 4);
+        return _mm512_dpbusd_epi32(dot, weights, _mm512_set1_epi32(four));
+    }
+    static I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
+    template <int n>
+    static I shift_lanes(I a) { return _mm512_slli_epi32(a, n); }
+    // Rounds 16 lanes and stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on;
+    // returns the sum of n.
+    static int split_store(F a, int8_t* q) {
+        const __m512i n = _mm512_cvtps_epi32(a);
+        const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(64)), 7);
+        const __m512i low = _mm512_sub_epi32(n, _mm512_slli_epi32(high, 7));
+        __m128i* at = reinterpret_cast<__m128i*>(q);
+        _mm_storeu_si128(at, _mm512_cvtsepi32_epi8(high));
+        _mm_storeu_si128(at + 2, _mm512_cvtsepi32_epi8(low));
+        return _mm512_reduce_add_epi32(n);
+    }
+};
+
+#include "kernels/simd.inl"
+
+}  // namespace
+
+const Kernels avx512_kernels{"avx512", matmul, quantise, rms_norm, swiglu, attention};
+
+}  // namespace alpage

@@ -1,0 +1,101 @@
+// The table of kernels that one instruction set provides, and the layouts they agree on.
+//
+// A weight matrix [rows][columns] is stored as panels of 16 rows. A quantised panel has two parts:
+//   scales   per block of 32 columns (K types: per 256), 32-byte aligned
+//   quants   per block of 32 columns, 64-byte aligned; the unsigned value of row r, column 4g + j
+//            lies in byte 4r + j of 64-byte group g (g = 0..7), the order that a 4-way 8-bit dot
+//            product eats. 4 low bits: groups 2i and 2i + 1 share 64 bytes (low, high nibble).
+//            5th bit: bit g of 64 bytes. Bits 5 and 6 of Q6_K: two bits each in 2 x 64 bytes.
+// A float panel is [columns][16]. A weight is scale * quant + offset, where offset is the block's
+// minimum or a constant times its scale, so every type runs through one formula:
+//   y += sx * (scale * sum(quant * x)) + offset * (sx * sum(x))       (x: integers, sx: their scale)
+#pragma once
+
+#include "alpage/types.h"
+
+namespace alpage {
+
+inline constexpr int panel_rows = 16;
+inline constexpr int block_columns = 32;
+inline constexpr int activation_limit = 127 * 128;  // the largest quantised activation
+
+struct PanelLayout {
+    int64_t scale_bytes;  // the scales part of one panel, rounded up to 64
+    int64_t quant_bytes;  // the quants part (float types: the whole panel)
+    int64_t bytes() const { return scale_bytes + quant_bytes; }
+};
+PanelLayout panel_layout(TensorType type, int64_t columns);
+
+inline bool is_float(TensorType type) {
+    return type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16;
+}
+
+// Rows of activations: fp32, and where a quantised matrix wants them, 15-bit integers per block of
+// 32 columns, x = scale * (128 * high + low). One byte alone moves the default model's logits by
+// 0.09 (rms) and changes greedy answers; two bytes move them by less than 0.002, and a decode step,
+// which waits for the weights, hardly notices the second product.
+struct Activations {
+    int64_t columns;
+    const float* x;      // [rows][columns]
+    const int8_t* q;     // [rows][columns / 32][2][32], high bytes (-127..127), low bytes (-64..63)
+    const float* scale;  // [rows][columns / 32]
+    const float* sum;    // [rows][columns / 32], scale * sum of q
+    const float* sum16;  // [rows][columns / 16], scale * sum of q
+};
+
+// Part of a product: panels [panel_begin, panel_end) times rows [row_begin, row_end).
+struct MatmulPart {
+    TensorType type;
+    const uint8_t* panels;
+    int64_t columns;
+    int64_t panel_begin, panel_end, matrix_rows;  // rows past matrix_rows are padding: not written
+    int64_t row_begin, row_end;
+    float* y;  // [rows][stride], column 0 is the matrix' first row
+    int64_t stride;
+    bool accumulate;  // y += instead of y =
+};
+
+// Scores and weighted values of up to 8 queries that share a key/value head, over one chunk of at
+// most `attention_chunk` tokens. Key pages are bf16 [head_dim / 2][16][2], value pages bf16
+// [8][head_dim rounded up to 16][2] (pairs of tokens).
+inline constexpr int attention_chunk = 256;
+inline constexpr int attention_queries = 8;
+struct AttentionPart {
+    int64_t head_dim;
+    int queries;
+    const float* q[attention_queries];  // [head_dim], already divided by sqrt(head_dim)
+    int visible[attention_queries];     // tokens of this chunk that the query sees, >= 0
+    const uint16_t* keys;               // of the key/value head in page 0
+    const uint16_t* values;
+    int64_t key_stride, value_stride;  // elements from one page to the next
+    const int32_t* pages;      // of this chunk
+    float* out;                // [queries][out_stride], sum of exp(score - max) * value
+    int64_t out_stride;        // a multiple of 16
+    float* maximum;            // [queries]
+    float* total;              // [queries], sum of exp(score - max)
+};
+
+struct Kernels {
+    const char* name;
+    void (*matmul)(const MatmulPart& part, const Activations& x);
+    // One row to integers: scale = max|x| / (127 * 128) per 32 columns; see Activations.
+    void (*quantise)(const float* x, int64_t columns, int8_t* q, float* scale, float* sum,
+                     float* sum16);
+    // out = x / sqrt(mean(x^2) + eps) * weight
+    void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+    // gate = silu(gate) * up
+    void (*swiglu)(float* gate, const float* up, int64_t n);
+    void (*attention)(const AttentionPart& part);
+};
+
+extern const Kernels scalar_kernels;
+#ifdef ALPAGE_X86
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+// The named set, or the best that this machine runs for an empty name. Throws
+// std::invalid_argument for an unknown name, std::runtime_error if the machine lacks it.
+const Kernels& select_kernels(const char* name);
+
+}  // namespace alpage

@@ -1,0 +1,161 @@
+// The plain reference of every kernel: what each computes, without regard for speed.
+#include <algorithm>
+#include <cmath>
+
+#include "numbers.h"
+#include "kernels/kernels.h"
+#include "pack.h"
+
+namespace alpage {
+namespace {
+
+float float_weight(TensorType type, const uint8_t* panel, int64_t i) {
+    if (type == TensorType::F32) return load_as<float>(panel + 4 * i);
+    if (type == TensorType::F16) return load_half(panel + 2 * i);
+    return bf16_to_float(load_as<uint16_t>(panel + 2 * i));
+}
+
+void float_panel(const MatmulPart& part, const uint8_t* panel, const float* x, float* y) {
+    for (int64_t k = 0; k < part.columns; ++k) {
+        for (int lane = 0; lane < panel_rows; ++lane) {
+            y[lane] = std::fma(float_weight(part.type, panel, k * panel_rows + lane), x[k], y[lane]);
+        }
+    }
+}
+
+// Unsigned quants of one block, column by column for 16 rows.
+void unpack_block(TensorType type, const uint8_t* quants, uint8_t u[8][64]) {
+    for (int g = 0; g < 8; ++g) {
+        for (int byte = 0; byte < 64; ++byte) {
+            if (type == TensorType::Q8_0) {
+                u[g][byte] = quants[g * 64 + byte];
+                continue;
+            }
+            u[g][byte] = quants[g / 2 * 64 + byte] >> g % 2 * 4 & 15;
+            if (type == TensorType::Q6_K) {
+                u[g][byte] |= static_cast<uint8_t>(
+                    (quants[256 + g / 4 * 64 + byte] >> 2 * (g % 4) & 3) << 4);
+            } else if (type == TensorType::Q5_0 || type == TensorType::Q5_1 ||
+                       type == TensorType::Q5_K) {
+                u[g][byte] |= static_cast<uint8_t>((quants[256 + byte] >> g & 1) << 4);
+            }
+        }
+    }
+}
+
+void quant_panel(const MatmulPart& part, const uint8_t* panel, const Activations& x, int64_t row,
+                 float* y) {
+    const PanelLayout layout = panel_layout(part.type, part.columns);
+    const int64_t blocks = part.columns / block_columns;
+    const int64_t quant_bytes = layout.quant_bytes / blocks;
+    uint8_t u[8][64];
+    for (int64_t b = 0; b < blocks; ++b) {
+        unpack_block(part.type, panel + layout.scale_bytes + b * quant_bytes, u);
+        const int8_t* q = x.q + 2 * (row * part.columns + b * block_columns);
+        const float sx = x.scale[row * blocks + b];
+        for (int lane = 0; lane < panel_rows; ++lane) {
+            const BlockScales s = block_scales(part.type, panel, b, lane);
+            int dot[2] = {0, 0};
+            for (int k = 0; k < block_columns; ++k) {
+                const int n = 128 * q[k] + q[block_columns + k];
+                dot[k / 16] += (u[k / 4][4 * lane + k % 4] - s.zero) * n;
+            }
+            y[lane] += sx * (s.scale[0] * static_cast<float>(dot[0]) +
+                             s.scale[1] * static_cast<float>(dot[1])) +
+                       s.minimum * x.sum[row * blocks + b];
+        }
+    }
+}
+
+void matmul(const MatmulPart& part, const Activations& x) {
+    const int64_t panel_bytes = panel_layout(part.type, part.columns).bytes();
+    for (int64_t p = part.panel_begin; p < part.panel_end; ++p) {
+        const uint8_t* panel = part.panels + p * panel_bytes;
+        const int64_t count = std::min<int64_t>(panel_rows, part.matrix_rows - p * panel_rows);
+        for (int64_t row = part.row_begin; row < part.row_end; ++row) {
+            float sums[panel_rows] = {};
+            if (is_float(part.type)) {
+                float_panel(part, panel, x.x + row * part.columns, sums);
+            } else {
+                quant_panel(part, panel, x, row, sums);
+            }
+            float* y = part.y + row * part.stride + p * panel_rows;
+            for (int64_t i = 0; i < count; ++i) y[i] = part.accumulate ? y[i] + sums[i] : sums[i];
+        }
+    }
+}
+
+void quantise(const float* x, int64_t columns, int8_t* q, float* scale, float* sum, float* sum16) {
+    for (int64_t b = 0; b < columns / block_columns; ++b, x += block_columns) {
+        float largest = 0, poison = 0;  // poison: NaN once a value is NaN or infinite
+        for (int k = 0; k < block_columns; ++k) {
+            largest = std::max(largest, std::fabs(x[k]));
+            poison += x[k] * 0.0f;
+        }
+        const float inverse = largest > 1e-30f ? activation_limit / largest : 0.0f;
+        scale[b] = largest / activation_limit + poison;
+        int total[2] = {0, 0};
+        for (int k = 0; k < block_columns; ++k) {
+            const float rounded = std::nearbyint(x[k] * inverse);
+            const int n = std::fabs(rounded) <= activation_limit ? static_cast<int>(rounded) : 0;
+            const int high = (n + 64) >> 7;
+            q[k] = static_cast<int8_t>(high);
+            q[block_columns + k] = static_cast<int8_t>(n - 128 * high);
+            total[k / 16] += n;
+        }
+        sum[b] = scale[b] * static_cast<float>(total[0] + total[1]);
+        for (int i = 0; i < 2; ++i) sum16[2 * b + i] = scale[b] * static_cast<float>(total[i]);
+        q += 2 * block_columns;
+    }
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* out) {
+    float squares = 0;
+    for (int64_t i = 0; i < n; ++i) squares += x[i] * x[i];
+    const float inverse = 1.0f / std::sqrt(squares / static_cast<float>(n) + eps);
+    for (int64_t i = 0; i < n; ++i) out[i] = x[i] * inverse * weight[i];
+}
+
+void swiglu(float* gate, const float* up, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void attend_one(const AttentionPart& part, int query) {
+    const int visible = part.visible[query];
+    const int64_t padded = (part.head_dim + 15) / 16 * 16;
+    float score[attention_chunk], largest = -INFINITY, total = 0;
+    for (int t = 0; t < visible; ++t) {
+        const uint16_t* keys = part.keys + part.pages[t / page_tokens] * part.key_stride;
+        float dot = 0;
+        for (int64_t d = 0; d < part.head_dim; ++d) {
+            const uint16_t key = keys[(d / 2 * page_tokens + t % page_tokens) * 2 + d % 2];
+            dot = std::fma(bf16_to_float(key), part.q[query][d], dot);
+        }
+        score[t] = dot;
+        largest = std::max(largest, dot);
+    }
+    float* out = part.out + query * part.out_stride;
+    std::fill(out, out + padded, 0.0f);
+    for (int t = 0; t < visible; ++t) {
+        const float p = std::exp(score[t] - largest);
+        total += p;
+        const int64_t slot = t % page_tokens;
+        const uint16_t* values = part.values + part.pages[t / page_tokens] * part.value_stride;
+        for (int64_t d = 0; d < part.head_dim; ++d) {
+            const uint16_t value = values[(slot / 2 * padded + d) * 2 + slot % 2];
+            out[d] = std::fma(p, bf16_to_float(value), out[d]);
+        }
+    }
+    part.maximum[query] = largest;
+    part.total[query] = total;
+}
+
+void attention(const AttentionPart& part) {
+    for (int query = 0; query < part.queries; ++query) attend_one(part, query);
+}
+
+}  // namespace
+
+const Kernels scalar_kernels{"scalar", matmul, quantise, rms_norm, swiglu, attention};
+
+}  // namespace alpage

@@ -1,0 +1,385 @@
+// Kernels written once for vectors of 16 lanes and compiled for each instruction set: the including
+// file defines `struct V` (types F: 16 floats, I: 64 bytes; and the operations used below) in its
+// unnamed namespace, and `constexpr int max_rows`, how many activation rows fit its registers.
+//
+// Every row of a product is computed by the same operations in the same order whatever the tile
+// it is in, so a token gives the same bits alone and in any batch.
+
+using F = V::F;
+using I = V::I;
+
+template <int N, class Fn>
+[[gnu::always_inline]] inline void unroll(Fn&& fn) {
+    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+        (fn(std::integral_constant<int, i>{}), ...);
+    }(std::make_integer_sequence<int, N>{});
+}
+
+// ---------------------------------------------------------------- quantised weights
+
+enum class Bits { four, five, six, eight };
+
+// The unsigned quants of 64-byte group g of a block.
+template <Bits bits, int g>
+[[gnu::always_inline]] inline I group(const uint8_t* quants) {
+    if constexpr (bits == Bits::eight) {
+        return V::load(quants + g * 64);
+    } else {
+        const I packed = V::load(quants + g / 2 * 64);
+        const I low = V::bit_and(g % 2 ? V::template shift_right<4>(packed) : packed,
+                                 V::bytes(0x0f));
+        if constexpr (bits == Bits::five) {
+            const I high = V::template shift<4 - g>(V::load(quants + 256));
+            return V::bit_or(low, V::bit_and(high, V::bytes(0x10)));
+        } else if constexpr (bits == Bits::six) {
+            const I high = V::template shift<4 - 2 * (g % 4)>(V::load(quants + 256 + g / 4 * 64));
+            return V::bit_or(low, V::bit_and(high, V::bytes(0x30)));
+        } else {
+            return low;
+        }
+    }
+}
+
+// Per type: how a block's scale and offset (16 rows) are found; weight = scale * quant + offset.
+template <TensorType>
+struct Type;
+
+template <Bits b, int quant_size, int zero>
+struct SymmetricType {  // Q4_0, Q5_0, Q8_0
+    static constexpr Bits bits = b;
+    static constexpr int quant_bytes = quant_size;
+    static constexpr bool halves = false;
+    static void scales(const uint8_t* at, int64_t block, F& scale, F& offset) {
+        scale = V::load_half(at + block * 32);
+        offset = V::mul(scale, V::set1(-static_cast<float>(zero)));
+    }
+};
+template <Bits b, int quant_size>
+struct MinimumType {  // Q4_1, Q5_1
+    static constexpr Bits bits = b;
+    static constexpr int quant_bytes = quant_size;
+    static constexpr bool halves = false;
+    static void scales(const uint8_t* at, int64_t block, F& scale, F& offset) {
+        scale = V::load_half(at + block * 64);
+        offset = V::load_half(at + block * 64 + 32);
+    }
+};
+template <Bits b, int quant_size>
+struct SuperType {  // Q4_K, Q5_K
+    static constexpr Bits bits = b;
+    static constexpr int quant_bytes = quant_size;
+    static constexpr bool halves = false;
+    static void scales(const uint8_t* at, int64_t block, F& scale, F& offset) {
+        at += block / 8 * 320;
+        const uint8_t* six_bit = at + 64 + block % 8 * 32;
+        scale = V::mul(V::load_half(at), V::load_u8(six_bit));
+        offset = V::mul(V::mul(V::load_half(at + 32), V::set1(-1)), V::load_u8(six_bit + 16));
+    }
+};
+template <> struct Type<TensorType::Q4_0> : SymmetricType<Bits::four, 256, 8> {};
+template <> struct Type<TensorType::Q5_0> : SymmetricType<Bits::five, 320, 16> {};
+template <> struct Type<TensorType::Q8_0> : SymmetricType<Bits::eight, 512, 128> {};
+template <> struct Type<TensorType::Q4_1> : MinimumType<Bits::four, 256> {};
+template <> struct Type<TensorType::Q5_1> : MinimumType<Bits::five, 320> {};
+template <> struct Type<TensorType::Q4_K> : SuperType<Bits::four, 256> {};
+template <> struct Type<TensorType::Q5_K> : SuperType<Bits::five, 320> {};
+template <> struct Type<TensorType::Q6_K> {
+    static constexpr Bits bits = Bits::six;
+    static constexpr int quant_bytes = 384;
+    static constexpr bool halves = true;  // a scale per 16 columns
+    static void scales(const uint8_t* at, int64_t block, int half, F& scale, F& offset) {
+        at += block / 8 * 288;
+        scale = V::mul(V::load_half(at), V::load_s8(at + 32 + block % 8 * 32 + half * 16));
+        offset = V::mul(scale, V::set1(-32));
+    }
+};
+
+inline void store_sums(F sums, float* y, bool accumulate, int64_t count) {
+    if (count >= panel_rows) {
+        V::store(y, accumulate ? V::add(V::loadf(y), sums) : sums);
+        return;
+    }
+    float lanes[panel_rows];
+    V::store(lanes, sums);
+    for (int64_t i = 0; i < count; ++i) y[i] = accumulate ? y[i] + lanes[i] : lanes[i];
+}
+
+// One panel times R rows of activations, beginning with `row`.
+template <TensorType type, int R>
+void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* quants,
+                const Activations& x, int64_t row, float* y, int64_t count) {
+    using T = Type<type>;
+    const int64_t blocks = part.columns / block_columns, stride = 2 * part.columns;
+    const int8_t* q = x.q + row * stride;
+    const float* scale = x.scale + row * blocks;
+    const float* sum = T::halves ? x.sum16 + row * blocks * 2 : x.sum + row * blocks;
+    F total[R];
+    unroll<R>([&](auto r) { total[r] = V::zero(); });
+    for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes, q += 2 * block_columns) {
+        constexpr int parts = T::halves ? 2 : 1, groups = 8 / parts;
+        unroll<parts>([&](auto half) {
+            I high[R], low[R];
+            unroll<R>([&](auto r) { high[r] = low[r] = V::zero_int(); });
+            unroll<groups>([&](auto i) {
+                constexpr int g = decltype(half)::value * groups + decltype(i)::value;
+                const I weights = group<T::bits, g>(quants);
+                unroll<R>([&](auto r) {
+                    const int8_t* at = q + r * stride + 4 * g;
+                    high[r] = V::template dot<T::bits == Bits::eight>(high[r], weights, at);
+                    low[r] = V::template dot<T::bits == Bits::eight>(low[r], weights,
+                                                                     at + block_columns);
+                });
+            });
+            F weight_scale, offset;
+            if constexpr (T::halves) {
+                T::scales(panel, b, half, weight_scale, offset);
+            } else {
+                T::scales(panel, b, weight_scale, offset);
+            }
+            unroll<R>([&](auto r) {
+                const I dot = V::add_int(V::template shift_lanes<7>(high[r]), low[r]);
+                const F scaled = V::mul(V::to_float(dot), weight_scale);
+                total[r] = V::fma(scaled, V::set1(scale[r * blocks + b]), total[r]);
+                const F row_sum = V::set1(sum[r * blocks * parts + b * parts + half]);
+                total[r] = V::fma(offset, row_sum, total[r]);
+            });
+        });
+    }
+    unroll<R>([&](auto r) { store_sums(total[r], y + r * part.stride, part.accumulate, count); });
+}
+
+// ---------------------------------------------------------------- float weights
+
+template <TensorType type>
+[[gnu::always_inline]] inline F float_weights(const uint8_t* panel, int64_t k) {
+    if constexpr (type == TensorType::F32) {
+        return V::loadf(reinterpret_cast<const float*>(panel + k * 64));
+    } else if constexpr (type == TensorType::F16) {
+        return V::load_half(panel + k * 32);
+    } else {
+        return V::load_bf16(panel + k * 32);
+    }
+}
+
+// P panels times R rows: enough independent sums to hide the latency of fma.
+template <TensorType type, int P, int R>
+void float_tile(const MatmulPart& part, int64_t panel, int64_t panel_bytes, const Activations& x,
+                int64_t row) {
+    const uint8_t* weights = part.panels + panel * panel_bytes;
+    const float* xs = x.x + row * part.columns;
+    F total[P * R];
+    unroll<P * R>([&](auto i) { total[i] = V::zero(); });
+    for (int64_t k = 0; k < part.columns; ++k) {
+        unroll<P>([&](auto p) {
+            const F w = float_weights<type>(weights + p * panel_bytes, k);
+            unroll<R>([&](auto r) {
+                total[p * R + r] = V::fma(w, V::set1(xs[r * part.columns + k]), total[p * R + r]);
+            });
+        });
+    }
+    unroll<P>([&](auto p) {
+        const int64_t first = (panel + p) * panel_rows, count = part.matrix_rows - first;
+        unroll<R>([&](auto r) {
+            float* y = part.y + (row + r) * part.stride + first;
+            store_sums(total[p * R + r], y, part.accumulate, count);
+        });
+    });
+}
+
+template <TensorType type, int R>
+void float_rows(const MatmulPart& part, int64_t panel_bytes, const Activations& x, int64_t row) {
+    constexpr int P = max_rows / R;
+    int64_t panel = part.panel_begin;
+    for (; panel + P <= part.panel_end; panel += P) {
+        float_tile<type, P, R>(part, panel, panel_bytes, x, row);
+    }
+    for (; panel < part.panel_end; ++panel) {
+        float_tile<type, 1, R>(part, panel, panel_bytes, x, row);
+    }
+}
+
+// ---------------------------------------------------------------- the product
+
+// Calls fn(row, R) for tiles of as many rows as fit, then the rest in powers of two.
+template <int R, class Fn>
+void row_tiles(int64_t row, int64_t end, Fn&& fn) {
+    for (; row + R <= end; row += R) fn(row, std::integral_constant<int, R>{});
+    if constexpr (R > 1) row_tiles<R / 2>(row, end, fn);
+}
+
+template <TensorType type>
+void matmul_type(const MatmulPart& part, const Activations& x) {
+    const PanelLayout layout = panel_layout(type, part.columns);
+    if constexpr (type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16) {
+        row_tiles<max_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
+            float_rows<type, rows>(part, layout.bytes(), x, row);
+        });
+    } else {
+        for (int64_t p = part.panel_begin; p < part.panel_end; ++p) {
+            const uint8_t* panel = part.panels + p * layout.bytes();
+            const int64_t first = p * panel_rows, count = part.matrix_rows - first;
+            row_tiles<max_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
+                quant_tile<type, rows>(part, panel, panel + layout.scale_bytes, x, row,
+                                       part.y + row * part.stride + first, count);
+            });
+        }
+    }
+}
+
+void matmul(const MatmulPart& part, const Activations& x) {
+    switch (part.type) {
+        case TensorType::F32: return matmul_type<TensorType::F32>(part, x);
+        case TensorType::F16: return matmul_type<TensorType::F16>(part, x);
+        case TensorType::BF16: return matmul_type<TensorType::BF16>(part, x);
+        case TensorType::Q4_0: return matmul_type<TensorType::Q4_0>(part, x);
+        case TensorType::Q4_1: return matmul_type<TensorType::Q4_1>(part, x);
+        case TensorType::Q5_0: return matmul_type<TensorType::Q5_0>(part, x);
+        case TensorType::Q5_1: return matmul_type<TensorType::Q5_1>(part, x);
+        case TensorType::Q8_0: return matmul_type<TensorType::Q8_0>(part, x);
+        case TensorType::Q4_K: return matmul_type<TensorType::Q4_K>(part, x);
+        case TensorType::Q5_K: return matmul_type<TensorType::Q5_K>(part, x);
+        case TensorType::Q6_K: return matmul_type<TensorType::Q6_K>(part, x);
+    }
+}
+
+// ---------------------------------------------------------------- rows of activations
+
+void quantise(const float* x, int64_t columns, int8_t* q, float* scale, float* sum, float* sum16) {
+    for (int64_t b = 0; b < columns / block_columns; ++b, x += block_columns) {
+        const F first = V::loadf(x), second = V::loadf(x + 16);
+        const float largest = V::reduce_max(V::max(V::abs(first), V::abs(second)));
+        // Zero, or NaN once a value is NaN or infinite, which the maximum alone could miss.
+        const float poison = V::reduce_add(V::mul(V::add(first, second), V::set1(0)));
+        const float inverse = largest > 1e-30f ? activation_limit / largest : 0.0f;
+        scale[b] = largest / activation_limit + poison;
+        const int total = V::split_store(V::mul(first, V::set1(inverse)), q);
+        const int rest = V::split_store(V::mul(second, V::set1(inverse)), q + 16);
+        sum[b] = scale[b] * static_cast<float>(total + rest);
+        sum16[2 * b] = scale[b] * static_cast<float>(total);
+        sum16[2 * b + 1] = scale[b] * static_cast<float>(rest);
+        q += 2 * block_columns;
+    }
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* out) {
+    F squares = V::zero();
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) squares = V::fma(V::loadf(x + i), V::loadf(x + i), squares);
+    float total = V::reduce_add(squares);
+    for (; i < n; ++i) total += x[i] * x[i];
+    const float inverse = 1.0f / std::sqrt(total / static_cast<float>(n) + eps);
+    for (i = 0; i + 16 <= n; i += 16) {
+        const F scaled = V::mul(V::loadf(x + i), V::set1(inverse));
+        V::store(out + i, V::mul(scaled, V::loadf(weight + i)));
+    }
+    for (; i < n; ++i) out[i] = x[i] * inverse * weight[i];
+}
+
+// e^x to about 2 units in the last place: 2^n * p(r) with r = x - n ln 2, |r| <= ln(2) / 2, and p the
+// Taylor polynomial of degree 7. Below -87 the result is 0 to 1e-38; NaN stays NaN.
+[[gnu::always_inline]] inline F exponential(F x) {
+    x = V::min(V::set1(88), V::max(V::set1(-87), x));
+    const F n = V::round(V::mul(x, V::set1(1.44269504f)));
+    F r = V::fma(n, V::set1(-0.693359375f), x);  // ln 2 in two parts (Cody and Waite)
+    r = V::fma(n, V::set1(2.12194440e-4f), r);
+    F p = V::set1(1.0f / 5040);
+    constexpr float taylor[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1, 1};
+    for (float coefficient : taylor) p = V::fma(p, r, V::set1(coefficient));
+    return V::scale_by_power(p, n);
+}
+
+void swiglu(float* gate, const float* up, int64_t n) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const F g = V::loadf(gate + i);
+        const F denominator = V::add(V::set1(1), exponential(V::mul(g, V::set1(-1))));
+        V::store(gate + i, V::mul(V::div(g, denominator), V::loadf(up + i)));
+    }
+    for (; i < n; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+// ---------------------------------------------------------------- attention
+
+// Scores of Q queries against one page: lanes are the page's 16 tokens.
+template <int Q>
+void page_scores(const AttentionPart& part, int first, const uint16_t* keys, float* scores) {
+    F even[Q], odd[Q];
+    unroll<Q>([&](auto i) { even[i] = odd[i] = V::zero(); });
+    for (int64_t d = 0; d < part.head_dim; d += 2, keys += 2 * page_tokens) {
+        const I pair = V::load(keys);
+        const F low = V::low_bf16(pair), high = V::high_bf16(pair);
+        unroll<Q>([&](auto i) {
+            const float* q = part.q[first + i] + d;
+            even[i] = V::fma(low, V::set1(q[0]), even[i]);
+            odd[i] = V::fma(high, V::set1(q[1]), odd[i]);
+        });
+    }
+    unroll<Q>([&](auto i) { V::store(scores + i * attention_chunk, V::add(even[i], odd[i])); });
+}
+
+// out[d] = sum over tokens of p[token] * value[token][d], 16 lanes of d at a time.
+template <int Q>
+void weighted_values(const AttentionPart& part, int first, const float* weights, int tokens) {
+    const int64_t padded = (part.head_dim + 15) / 16 * 16;
+    for (int64_t d = 0; d < padded; d += 16) {
+        F total[Q];
+        unroll<Q>([&](auto i) { total[i] = V::zero(); });
+        for (int t = 0; t < tokens; t += 2) {
+            const uint16_t* page = part.values + part.pages[t / page_tokens] * part.value_stride;
+            const I pair = V::load(page + (t % page_tokens / 2 * padded + d) * 2);
+            const F low = V::low_bf16(pair);
+            unroll<Q>([&](auto i) {
+                const F p = V::set1(weights[i * attention_chunk + t]);
+                total[i] = V::fma(p, low, total[i]);
+            });
+            // The slot behind the last token holds what an earlier request left there.
+            if (t + 1 == tokens) break;
+            const F high = V::high_bf16(pair);
+            unroll<Q>([&](auto i) {
+                const F p = V::set1(weights[i * attention_chunk + t + 1]);
+                total[i] = V::fma(p, high, total[i]);
+            });
+        }
+        unroll<Q>([&](auto i) { V::store(part.out + (first + i) * part.out_stride + d, total[i]); });
+    }
+}
+
+// scores -> exp(score - max) in place, 0 for what the query does not see.
+inline void softmax_part(float* scores, int visible, int tokens, float& maximum, float& sum) {
+    const int padded = (tokens + 15) / 16 * 16;
+    for (int t = visible; t < padded; ++t) scores[t] = -INFINITY;
+    F largest = V::set1(-INFINITY);
+    for (int t = 0; t < visible; t += 16) largest = V::max(largest, V::loadf(scores + t));
+    maximum = V::reduce_max(largest);
+    F total = V::zero();
+    for (int t = 0; t < visible; t += 16) {
+        F p = exponential(V::sub(V::loadf(scores + t), V::set1(maximum)));
+        if (t + 16 > visible) p = V::first_lanes(p, visible - t);
+        V::store(scores + t, p);
+        total = V::add(total, p);
+    }
+    for (int t = (visible + 15) / 16 * 16; t < padded; ++t) scores[t] = 0;
+    sum = V::reduce_add(total);
+}
+
+template <int Q>
+void attend(const AttentionPart& part, int first) {
+    alignas(64) float scores[Q * attention_chunk];
+    int tokens = 0;
+    for (int i = 0; i < Q; ++i) tokens = std::max(tokens, part.visible[first + i]);
+    for (int t = 0; t < tokens; t += page_tokens) {
+        const uint16_t* keys = part.keys + part.pages[t / page_tokens] * part.key_stride;
+        page_scores<Q>(part, first, keys, scores + t);
+    }
+    for (int i = 0; i < Q; ++i) {
+        softmax_part(scores + i * attention_chunk, part.visible[first + i], tokens,
+                     part.maximum[first + i], part.total[first + i]);
+    }
+    weighted_values<Q>(part, first, scores, tokens);
+}
+
+void attention(const AttentionPart& part) {
+    row_tiles<attention_tile>(0, part.queries, [&](int64_t first, auto queries) {
+        attend<queries>(part, static_cast<int>(first));
+    });
+}

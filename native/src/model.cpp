@@ -1,0 +1,181 @@
+// Weights in, forward pass out. The stages of a layer are those of model/llama.py.
+#include "alpage/model.h"
+
+#include <atomic>
+#include <cmath>
+#include <stdexcept>
+
+#include "forward.h"
+
+namespace alpage {
+
+struct Model::Parts {
+    Weights weights;
+    std::unique_ptr<ThreadPool> pool;
+    const Kernels* kernels;
+    KvCache cache;
+    std::unique_ptr<Forward> forward;
+};
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+void check_shape(const ModelShape& s) {
+    for (int64_t value : {s.vocab_size, s.dim, s.n_layers, s.n_heads, s.n_kv_heads, s.head_dim,
+                          s.ffn_dim}) {
+        if (value < 1 || value > int64_t{1} << 30) refuse("model sizes must be 1 to 2^30");
+    }
+    if (s.n_heads % s.n_kv_heads) refuse("heads must be a multiple of key/value heads");
+    if (s.head_dim % 2) refuse("head_dim must be even");
+    if (s.inverse_frequencies.size() != static_cast<size_t>(s.head_dim / 2)) {
+        refuse("inverse_frequencies must have head_dim / 2 values");
+    }
+}
+
+// The matrix of that name with the rows and columns that the shape asks for.
+Matrix& find_matrix(Weights& w, const std::string& name, int64_t layer, int64_t& rows,
+                    int64_t& columns) {
+    const ModelShape& s = w.shape;
+    const int64_t queries = s.n_heads * s.head_dim, keys = s.n_kv_heads * s.head_dim;
+    if (name == "tok_embeddings" || name == "output") {
+        rows = s.vocab_size, columns = s.dim;
+        return name == "output" ? w.output : w.embedding;
+    }
+    if (layer < 0 || layer >= s.n_layers) refuse("no layer " + std::to_string(layer));
+    LayerWeights& l = w.layers[static_cast<size_t>(layer)];
+    if (name == "wq") return rows = queries, columns = s.dim, l.wq;
+    if (name == "wk") return rows = keys, columns = s.dim, l.wk;
+    if (name == "wv") return rows = keys, columns = s.dim, l.wv;
+    if (name == "wo") return rows = s.dim, columns = queries, l.wo;
+    if (name == "w1") return rows = s.ffn_dim, columns = s.dim, l.w1;
+    if (name == "w3") return rows = s.ffn_dim, columns = s.dim, l.w3;
+    if (name == "w2") return rows = s.dim, columns = s.ffn_dim, l.w2;
+    refuse("unknown matrix " + name);
+}
+
+}  // namespace
+
+Model::Model(const ModelShape& shape, int threads, const std::string& isa)
+    : parts_(std::make_unique<Parts>()) {
+    check_shape(shape);
+    parts_->weights.shape = shape;
+    parts_->weights.layers.resize(static_cast<size_t>(shape.n_layers));
+    parts_->kernels = &select_kernels(isa.c_str());
+    parts_->pool = std::make_unique<ThreadPool>(threads);
+}
+
+Model::~Model() = default;
+
+bool Model::set_matrix(const std::string& name, int64_t layer, TensorType type, int64_t rows,
+                       int64_t columns, const uint8_t* data, size_t bytes, const int32_t* order,
+                       size_t order_size) {
+    int64_t wanted_rows = 0, wanted_columns = 0;
+    Matrix& slot = find_matrix(parts_->weights, name, layer, wanted_rows, wanted_columns);
+    if (rows != wanted_rows || columns != wanted_columns) {
+        refuse(name + " must be " + std::to_string(wanted_rows) + " x " +
+               std::to_string(wanted_columns) + ", not " + std::to_string(rows) + " x " +
+               std::to_string(columns));
+    }
+    Matrix matrix(type, rows, columns);
+    const FileBlock block = file_block(type);
+    if (bytes != static_cast<size_t>(rows * (columns / block.elements) * block.bytes)) {
+        refuse(name + ": " + std::to_string(bytes) + " bytes are not what its shape needs");
+    }
+    if (order) {
+        if (order_size != static_cast<size_t>(rows)) refuse("row order must have one entry a row");
+        for (size_t r = 0; r < order_size; ++r) {
+            if (order[r] < 0 || order[r] >= rows) refuse("row order is out of range");
+        }
+    }
+    std::atomic<bool> finite{true};
+    parts_->pool->run([&](int) {
+        for (int64_t p = parts_->pool->next(); p < matrix.panel_count(); p = parts_->pool->next()) {
+            if (!matrix.pack_panel(p, data, order)) finite.store(false, std::memory_order_relaxed);
+        }
+    });
+    slot = std::move(matrix);
+    return finite.load();
+}
+
+bool Model::set_vector(const std::string& name, int64_t layer, const float* data, size_t size) {
+    Weights& w = parts_->weights;
+    if (size != static_cast<size_t>(w.shape.dim)) refuse(name + " must have dim values");
+    std::vector<float>* slot = name == "norm" ? &w.norm : nullptr;
+    if (!slot) {
+        if (layer < 0 || layer >= w.shape.n_layers) refuse("no layer " + std::to_string(layer));
+        LayerWeights& l = w.layers[static_cast<size_t>(layer)];
+        if (name != "attention_norm" && name != "ffn_norm") refuse("unknown vector " + name);
+        slot = name == "ffn_norm" ? &l.ffn_norm : &l.attention_norm;
+    }
+    slot->assign(data, data + size);
+    for (float value : *slot) {
+        if (!std::isfinite(value)) return false;
+    }
+    return true;
+}
+
+void Model::finish(int64_t pages) {
+    Weights& w = parts_->weights;
+    if (pages < 1 || pages > int64_t{1} << 31) refuse("pages must be 1 to 2^31");
+    bool whole = !w.embedding.empty() && !w.norm.empty();
+    for (const LayerWeights& l : w.layers) {
+        for (const Matrix* m : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w1, &l.w2, &l.w3}) {
+            whole = whole && !m->empty();
+        }
+        whole = whole && !l.attention_norm.empty() && !l.ffn_norm.empty();
+    }
+    if (!whole) refuse("weights are missing");
+    parts_->cache = KvCache(w.shape, pages);
+    parts_->forward = std::make_unique<Forward>(w, *parts_->pool, *parts_->kernels, parts_->cache);
+}
+
+namespace {
+
+void check_batch(const Batch& batch, const ModelShape& shape, int64_t pages) {
+    if (batch.rows < 1 || batch.output_count < 0) refuse("a batch needs rows");
+    for (int64_t i = 0; i < batch.output_count; ++i) {
+        if (batch.outputs[i] < 0 || batch.outputs[i] >= batch.rows) {
+            throw std::out_of_range("output row " + std::to_string(batch.outputs[i]));
+        }
+    }
+    for (int64_t r = 0; r < batch.rows; ++r) {
+        const int64_t sequence = batch.sequences[r], position = batch.positions[r];
+        if (batch.tokens[r] < 0 || batch.tokens[r] >= shape.vocab_size) {
+            throw std::out_of_range("token " + std::to_string(batch.tokens[r]));
+        }
+        if (sequence < 0 || sequence >= batch.sequence_count) {
+            throw std::out_of_range("sequence " + std::to_string(sequence));
+        }
+        if (position < 0 || position / page_tokens >= batch.pages_per_sequence) {
+            throw std::out_of_range("position " + std::to_string(position));
+        }
+        if (r && sequence == batch.sequences[r - 1] && position != batch.positions[r - 1] + 1) {
+            refuse("rows of one sequence must be consecutive positions");
+        }
+        const bool last = r + 1 == batch.rows || batch.sequences[r + 1] != sequence;
+        const int32_t* table = batch.page_tables + sequence * batch.pages_per_sequence;
+        for (int64_t p = 0; last && p <= position / page_tokens; ++p) {
+            if (table[p] < 0 || table[p] >= pages) {
+                throw std::out_of_range("page " + std::to_string(table[p]));
+            }
+        }
+    }
+}
+
+}  // namespace
+
+const float* Model::forward(const Batch& batch, bool hidden) {
+    if (!parts_->forward) refuse("finish() comes before forward()");
+    check_batch(batch, parts_->weights.shape, parts_->cache.pages());
+    return parts_->forward->run(batch, hidden);
+}
+
+const ModelShape& Model::shape() const { return parts_->weights.shape; }
+const char* Model::isa() const { return parts_->kernels->name; }
+int Model::threads() const { return parts_->pool->size(); }
+int64_t Model::pages() const { return parts_->cache.pages(); }
+size_t Model::weight_bytes() const { return parts_->weights.bytes(); }
+size_t Model::cache_bytes() const { return parts_->cache.bytes(); }
+
+}  // namespace alpage

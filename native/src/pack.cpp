@@ -1,0 +1,345 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "numbers.h"
+
+namespace alpage {
+
+TensorType tensor_type(int number) {
+    switch (static_cast<TensorType>(number)) {
+        case TensorType::F32: case TensorType::F16: case TensorType::BF16: case TensorType::Q4_0:
+        case TensorType::Q4_1: case TensorType::Q5_0: case TensorType::Q5_1: case TensorType::Q8_0:
+        case TensorType::Q4_K: case TensorType::Q5_K: case TensorType::Q6_K:
+            return static_cast<TensorType>(number);
+    }
+    throw std::invalid_argument("unknown tensor type " + std::to_string(number));
+}
+
+FileBlock file_block(TensorType type) {
+    switch (type) {
+        case TensorType::F32: return {1, 4};
+        case TensorType::F16: case TensorType::BF16: return {1, 2};
+        case TensorType::Q4_0: return {32, 18};
+        case TensorType::Q4_1: return {32, 20};
+        case TensorType::Q5_0: return {32, 22};
+        case TensorType::Q5_1: return {32, 24};
+        case TensorType::Q8_0: return {32, 34};
+        case TensorType::Q4_K: return {256, 144};
+        case TensorType::Q5_K: return {256, 176};
+        case TensorType::Q6_K: return {256, 210};
+    }
+    throw std::invalid_argument("unknown tensor type");
+}
+
+PanelLayout panel_layout(TensorType type, int64_t columns) {
+    int64_t scales = 0, quants = 0;  // per block of 32 columns
+    switch (type) {
+        case TensorType::F32: return {0, columns * 64};
+        case TensorType::F16: case TensorType::BF16: return {0, (columns * 32 + 63) / 64 * 64};
+        case TensorType::Q4_0: scales = 32, quants = 256; break;
+        case TensorType::Q4_1: scales = 64, quants = 256; break;
+        case TensorType::Q5_0: scales = 32, quants = 320; break;
+        case TensorType::Q5_1: scales = 64, quants = 320; break;
+        case TensorType::Q8_0: scales = 32, quants = 512; break;
+        // Per 256 columns: scale and minimum (half) of 16 rows, then 8 x 16 six-bit of each.
+        case TensorType::Q4_K: scales = (64 + 256) / 8, quants = 256; break;
+        case TensorType::Q5_K: scales = (64 + 256) / 8, quants = 320; break;
+        case TensorType::Q6_K: scales = (32 + 256) / 8, quants = 384; break;
+    }
+    const int64_t blocks = columns / block_columns;
+    return {(blocks * scales + 63) / 64 * 64, blocks * quants};
+}
+
+void FreeBytes::operator()(uint8_t* p) const {
+#if defined(__linux__)
+    if (mapped) {
+        munmap(p, mapped);
+        return;
+    }
+#endif
+    std::free(p);
+}
+
+Buffer::Buffer(size_t bytes) : size_(bytes) {
+    const size_t padded = (bytes + 127) / 64 * 64;
+#if defined(__linux__)
+    constexpr size_t huge = size_t{2} << 20;
+    if (padded >= huge) {
+        void* p = mmap(nullptr, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) throw std::bad_alloc();
+        madvise(p, padded, MADV_HUGEPAGE);  // a wish: fewer TLB misses where the system grants it
+        data_ = decltype(data_)(static_cast<uint8_t*>(p), FreeBytes{padded});
+        return;
+    }
+#endif
+    void* p = std::aligned_alloc(64, padded);
+    if (!p) throw std::bad_alloc();
+    std::memset(p, 0, padded);
+    data_ = decltype(data_)(static_cast<uint8_t*>(p), FreeBytes{});
+}
+
+Matrix::Matrix(TensorType t, int64_t r, int64_t c) : type(t), rows(r), columns(c) {
+    if (r < 1 || c < 1 || c % file_block(t).elements) {
+        throw std::invalid_argument(std::to_string(c) + " columns are no whole number of blocks");
+    }
+    panel_bytes = panel_layout(t, c).bytes();
+    data = Buffer(static_cast<size_t>(panel_bytes * panel_count()));
+}
+
+namespace {
+
+// Quants of one block of 32 columns of 16 rows, as unsigned bytes, and their scales.
+using Values = uint8_t[panel_rows][block_columns];
+
+bool finite_half(const uint8_t* p) { return (load_as<uint16_t>(p) & 0x7c00) != 0x7c00; }
+
+// The 6-bit scale and minimum number j of the 12 packed bytes of Q4_K and Q5_K.
+void scale_min(const uint8_t* s, int j, uint8_t& scale, uint8_t& minimum) {
+    if (j < 4) {
+        scale = s[j] & 63;
+        minimum = s[j + 4] & 63;
+    } else {
+        scale = static_cast<uint8_t>((s[j + 4] & 15) | s[j - 4] >> 6 << 4);
+        minimum = static_cast<uint8_t>(s[j + 4] >> 4 | s[j] >> 6 << 4);
+    }
+}
+
+void nibbles(const uint8_t* packed, uint8_t* u) {  // 16 bytes: 16 low, then 16 high
+    for (int j = 0; j < 16; ++j) {
+        u[j] = packed[j] & 15;
+        u[j + 16] = packed[j] >> 4;
+    }
+}
+
+// Unsigned values of block `b` (32 columns) of one file row.
+void read_values(TensorType type, const uint8_t* row, int64_t b, uint8_t* u) {
+    const FileBlock file = file_block(type);
+    const uint8_t* block = row + (file.elements == 32 ? b : b / 8) * file.bytes;
+    const int sub = static_cast<int>(b % 8);
+    switch (type) {
+        case TensorType::Q4_0: nibbles(block + 2, u); break;
+        case TensorType::Q4_1: nibbles(block + 4, u); break;
+        case TensorType::Q5_0: case TensorType::Q5_1: {
+            const uint8_t* bits = block + (type == TensorType::Q5_0 ? 2 : 4);
+            const uint32_t high = load_as<uint32_t>(bits);
+            nibbles(bits + 4, u);
+            for (int j = 0; j < 32; ++j) u[j] |= static_cast<uint8_t>((high >> j & 1) << 4);
+            break;
+        }
+        case TensorType::Q8_0:
+            for (int j = 0; j < 32; ++j) u[j] = block[2 + j] ^ 0x80;
+            break;
+        case TensorType::Q4_K: case TensorType::Q5_K: {
+            const uint8_t* q = block + (type == TensorType::Q4_K ? 16 : 48) + sub / 2 * 32;
+            const int shift = sub % 2 * 4;
+            for (int j = 0; j < 32; ++j) u[j] = q[j] >> shift & 15;
+            if (type == TensorType::Q5_K) {
+                for (int j = 0; j < 32; ++j) {
+                    u[j] |= static_cast<uint8_t>((block[16 + j] >> sub & 1) << 4);
+                }
+            }
+            break;
+        }
+        case TensorType::Q6_K: {
+            const int part = sub % 4;  // of the 128 columns of this half
+            const uint8_t* low = block + sub / 4 * 64 + part % 2 * 32;
+            const uint8_t* high = block + 128 + sub / 4 * 32;
+            for (int j = 0; j < 32; ++j) {
+                u[j] = static_cast<uint8_t>((low[j] >> part / 2 * 4 & 15) |
+                                            (high[j] >> part * 2 & 3) << 4);
+            }
+            break;
+        }
+        default: break;
+    }
+}
+
+// Scales of block `b` of one file row into lane `lane` of the panel's scales part.
+bool copy_scales(TensorType type, const uint8_t* row, int64_t b, int lane, uint8_t* scales) {
+    const FileBlock file = file_block(type);
+    if (file.elements == 32) {
+        const uint8_t* block = row + b * file.bytes;
+        const bool minimum = type == TensorType::Q4_1 || type == TensorType::Q5_1;
+        uint8_t* out = scales + b * (minimum ? 64 : 32) + 2 * lane;
+        std::memcpy(out, block, 2);
+        if (minimum) std::memcpy(out + 32, block + 2, 2);
+        return finite_half(block) && (!minimum || finite_half(block + 2));
+    }
+    const uint8_t* block = row + b / 8 * file.bytes;
+    const int sub = static_cast<int>(b % 8);
+    if (type == TensorType::Q6_K) {
+        uint8_t* out = scales + b / 8 * 288;
+        std::memcpy(out + 2 * lane, block + 208, 2);
+        out[32 + sub * 32 + lane] = block[192 + sub * 2];
+        out[32 + sub * 32 + 16 + lane] = block[192 + sub * 2 + 1];
+        return finite_half(block + 208);
+    }
+    uint8_t* out = scales + b / 8 * 320;
+    std::memcpy(out + 2 * lane, block, 2);
+    std::memcpy(out + 32 + 2 * lane, block + 2, 2);
+    scale_min(block + 4, sub, out[64 + sub * 32 + lane], out[64 + sub * 32 + 16 + lane]);
+    return finite_half(block) && finite_half(block + 2);
+}
+
+void pack_quants(TensorType type, const Values& u, uint8_t* out) {
+    uint32_t groups[8][panel_rows];  // 4 columns of each row
+    for (int r = 0; r < panel_rows; ++r) {
+        for (int g = 0; g < 8; ++g) groups[g][r] = load_as<uint32_t>(&u[r][4 * g]);
+    }
+    if (type == TensorType::Q8_0) {
+        std::memcpy(out, groups, sizeof groups);
+        return;
+    }
+    uint32_t low[4][panel_rows], high[2][panel_rows] = {};
+    for (int i = 0; i < 4; ++i) {
+        for (int r = 0; r < panel_rows; ++r) {
+            low[i][r] = (groups[2 * i][r] & 0x0f0f0f0f) | (groups[2 * i + 1][r] & 0x0f0f0f0f) << 4;
+        }
+    }
+    std::memcpy(out, low, sizeof low);
+    if (type == TensorType::Q6_K) {
+        for (int g = 0; g < 8; ++g) {
+            for (int r = 0; r < panel_rows; ++r) {
+                high[g / 4][r] |= (groups[g][r] >> 4 & 0x03030303) << 2 * (g % 4);
+            }
+        }
+        std::memcpy(out + 256, high, 128);
+    } else if (type == TensorType::Q5_0 || type == TensorType::Q5_1 || type == TensorType::Q5_K) {
+        for (int g = 0; g < 8; ++g) {
+            for (int r = 0; r < panel_rows; ++r) {
+                high[0][r] |= (groups[g][r] >> 4 & 0x01010101) << g;
+            }
+        }
+        std::memcpy(out + 256, high, 64);
+    }
+}
+
+template <class T>
+bool pack_floats(const uint8_t* const* rows, int64_t columns, uint8_t* panel, T infinity) {
+    bool finite = true;
+    for (int64_t k = 0; k < columns; ++k) {
+        for (int r = 0; r < panel_rows; ++r) {
+            const T value = rows[r] ? load_as<T>(rows[r] + k * sizeof(T)) : T{0};
+            finite = finite && (value & infinity) != infinity;  // all exponent bits set
+            std::memcpy(panel + (k * panel_rows + r) * sizeof(T), &value, sizeof value);
+        }
+    }
+    return finite;
+}
+
+}  // namespace
+
+bool Matrix::pack_panel(int64_t panel, const uint8_t* file_rows, const int32_t* order) {
+    const FileBlock file = file_block(type);
+    const int64_t row_bytes = columns / file.elements * file.bytes;
+    const uint8_t* lanes[panel_rows];
+    for (int r = 0; r < panel_rows; ++r) {
+        const int64_t row = panel * panel_rows + r;
+        lanes[r] = row < rows ? file_rows + (order ? order[row] : row) * row_bytes : nullptr;
+    }
+    uint8_t* out = data.data() + panel * panel_bytes;
+    switch (type) {
+        case TensorType::F32: return pack_floats<uint32_t>(lanes, columns, out, 0x7f800000);
+        case TensorType::F16: return pack_floats<uint16_t>(lanes, columns, out, 0x7c00);
+        case TensorType::BF16: return pack_floats<uint16_t>(lanes, columns, out, 0x7f80);
+        default: break;
+    }
+    const PanelLayout layout = panel_layout(type, columns);
+    const int64_t blocks = columns / block_columns, quant_bytes = layout.quant_bytes / blocks;
+    bool finite = true;
+    Values u;
+    for (int64_t b = 0; b < blocks; ++b) {
+        for (int r = 0; r < panel_rows; ++r) {
+            if (!lanes[r]) {
+                std::memset(u[r], 0, sizeof u[r]);
+                continue;
+            }
+            read_values(type, lanes[r], b, u[r]);
+            finite = copy_scales(type, lanes[r], b, r, out) && finite;
+        }
+        pack_quants(type, u, out + layout.scale_bytes + b * quant_bytes);
+    }
+    return finite;
+}
+
+namespace {
+
+unsigned quant_at(TensorType type, const uint8_t* quants, int column, int lane) {
+    const int g = column / 4, byte = 4 * lane + column % 4;
+    if (type == TensorType::Q8_0) return quants[g * 64 + byte];
+    unsigned value = quants[g / 2 * 64 + byte] >> g % 2 * 4 & 15;
+    if (type == TensorType::Q6_K) {
+        value |= static_cast<unsigned>(quants[256 + g / 4 * 64 + byte] >> 2 * (g % 4) & 3) << 4;
+    } else if (type == TensorType::Q5_0 || type == TensorType::Q5_1 || type == TensorType::Q5_K) {
+        value |= static_cast<unsigned>(quants[256 + byte] >> g & 1) << 4;
+    }
+    return value;
+}
+
+}  // namespace
+
+void Matrix::dequantize_row(int64_t row, float* out) const {
+    const uint8_t* panel = data.data() + row / panel_rows * panel_bytes;
+    const int lane = static_cast<int>(row % panel_rows);
+    if (is_float(type)) {
+        for (int64_t k = 0; k < columns; ++k) {
+            const int64_t i = k * panel_rows + lane;
+            out[k] = type == TensorType::F32   ? load_as<float>(panel + 4 * i)
+                     : type == TensorType::F16 ? load_half(panel + 2 * i)
+                                               : bf16_to_float(load_as<uint16_t>(panel + 2 * i));
+        }
+        return;
+    }
+    const PanelLayout layout = panel_layout(type, columns);
+    const int64_t blocks = columns / block_columns, quant_bytes = layout.quant_bytes / blocks;
+    for (int64_t b = 0; b < blocks; ++b) {
+        const BlockScales s = block_scales(type, panel, b, lane);
+        const uint8_t* quants = panel + layout.scale_bytes + b * quant_bytes;
+        for (int k = 0; k < block_columns; ++k) {
+            const int value = static_cast<int>(quant_at(type, quants, k, lane)) - s.zero;
+            out[b * block_columns + k] = static_cast<float>(value) * s.scale[k / 16] + s.minimum;
+        }
+    }
+}
+
+BlockScales block_scales(TensorType type, const uint8_t* scales, int64_t b, int lane) {
+    BlockScales s{{0, 0}, 0, 0};
+    const int sub = static_cast<int>(b % 8);
+    switch (type) {
+        case TensorType::Q4_0: s.zero = 8; break;
+        case TensorType::Q5_0: s.zero = 16; break;
+        case TensorType::Q8_0: s.zero = 128; break;
+        case TensorType::Q6_K: s.zero = 32; break;
+        default: break;
+    }
+    if (type == TensorType::Q6_K) {
+        const uint8_t* super = scales + b / 8 * 288;
+        const float d = load_half(super + 2 * lane);
+        for (int i = 0; i < 2; ++i) {
+            const uint8_t* at = super + 32 + sub * 32 + 16 * i + lane;
+            s.scale[i] = d * static_cast<float>(load_as<int8_t>(at));
+        }
+    } else if (type == TensorType::Q4_K || type == TensorType::Q5_K) {
+        const uint8_t* super = scales + b / 8 * 320;
+        const uint8_t* six_bit = super + 64 + sub * 32 + lane;
+        s.scale[0] = s.scale[1] = load_half(super + 2 * lane) * static_cast<float>(six_bit[0]);
+        s.minimum = -load_half(super + 32 + 2 * lane) * static_cast<float>(six_bit[16]);
+    } else {
+        const bool minimum = type == TensorType::Q4_1 || type == TensorType::Q5_1;
+        const uint8_t* at = scales + b * (minimum ? 64 : 32) + 2 * lane;
+        s.scale[0] = s.scale[1] = load_half(at);
+        if (minimum) s.minimum = load_half(at + 32);
+    }
+    return s;
+}
+
+}  // namespace alpage

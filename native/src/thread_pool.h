@@ -1,0 +1,43 @@
+// A persistent pool that runs one function on every thread, with a barrier inside.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace alpage {
+
+// `run(fn)` calls fn(thread) for thread = 0..size-1; the caller is thread 0. Inside, `barrier`
+// waits for all, and `next` hands out the indices of a shared loop. Threads spin briefly and then
+// sleep, so an idle pool costs nothing. One `run` at a time.
+class ThreadPool {
+public:
+    explicit ThreadPool(int size);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    int size() const { return size_; }
+    void run(const std::function<void(int)>& fn);
+
+    // All threads of the running `run` must call it the same number of times. Resets `next`.
+    void barrier();
+    // The next index of the loop since the last barrier; each is given out once.
+    int64_t next() { return counter_.fetch_add(1, std::memory_order_relaxed); }
+
+private:
+    void work(int thread);
+
+    const int size_;
+    const std::function<void(int)>* job_ = nullptr;
+    alignas(64) std::atomic<uint32_t> generation_{0};
+    alignas(64) std::atomic<uint32_t> arrived_{0};
+    alignas(64) std::atomic<uint32_t> phase_{0};
+    alignas(64) std::atomic<int64_t> counter_{0};
+    std::atomic<bool> stop_{false};
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace alpage

@@ -1,0 +1,165 @@
+"""The native core as a runner: weights repacked at load, then ids in and logits out."""
+
+import mmap
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage import _native
+from alpage.core.config import LlamaConfig
+from alpage.core.errors import CapacityError, FormatError, InternalError, UsageError
+from alpage.engine.protocol import StepBatch
+from alpage.weights.source import ModelSource
+from alpage.weights.tensor import Tensor
+
+PAGE_TOKENS: int = _native.PAGE_TOKENS
+
+
+class NativeRunner:
+    """A `Runner` on the CPU. Not thread-safe: one thread drives it.
+
+    `context_tokens` is the size of the page pool, shared by all sequences. `threads` defaults to
+    the processors that this process may use, `isa` to the best instruction set of the machine.
+    Raises `FormatError` for NaN or infinite weights, `CapacityError` when memory does not suffice,
+    `UsageError` for an instruction set that the machine does not run.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        *,
+        threads: int | None = None,
+        context_tokens: int,
+        isa: str | None = None,
+    ) -> None:
+        self.config: LlamaConfig = source.config
+        self.page_size = PAGE_TOKENS
+        self.page_count = -(-context_tokens // PAGE_TOKENS)
+        if isa is not None and isa not in available_isas():
+            raise UsageError(
+                f"this machine does not run {isa}; it runs {', '.join(available_isas())}"
+            )
+        try:
+            self._model = _build(source, threads or usable_processors(), isa or "")
+            self._model.finish(self.page_count)
+        except MemoryError as error:
+            raise CapacityError(
+                f"not enough memory for {source.path.name} with room for {context_tokens} tokens"
+            ) from error
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return str(self._model.isa)
+
+    @property
+    def threads(self) -> int:
+        """Threads of the pool."""
+        return int(self._model.threads)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the repacked weight matrices."""
+        return int(self._model.weight_bytes)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the whole page pool; memory is taken as pages are used."""
+        return int(self._model.cache_bytes)
+
+    def forward(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Logits [outputs, vocab_size]; valid until the next call."""
+        return self._run(batch, hidden=False)
+
+    def hidden(self, batch: StepBatch) -> NDArray[np.float32]:
+        """States after the final norm [outputs, dim]; valid until the next call."""
+        return self._run(batch, hidden=True)
+
+    def _run(self, batch: StepBatch, *, hidden: bool) -> NDArray[np.float32]:
+        try:
+            result: NDArray[np.float32] = self._model.forward(
+                batch.tokens, batch.positions, batch.sequences, batch.page_tables, batch.outputs,
+                hidden,
+            )  # fmt: skip
+        except (ValueError, IndexError) as error:
+            raise InternalError(f"the scheduler built an impossible batch: {error}") from error
+        except MemoryError as error:
+            raise CapacityError(f"not enough memory for {len(batch.tokens)} rows") from error
+        return result
+
+    def close(self) -> None:
+        """Release weights, cache and threads."""
+        del self._model
+
+
+def available_isas() -> list[str]:
+    """Instruction sets that this machine runs, the plainest first."""
+    return list(_native.available_isas())
+
+
+def usable_processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def sample_row(
+    logits: NDArray[np.float32], history: NDArray[np.int32], prompt_length: int, *args: Any
+) -> tuple[int, float | None, list[int], list[float]]:
+    """The native sampler; arguments and result as `engine.sampling.sample_reference`."""
+    token, logprob, top = _native.sample(logits, history, prompt_length, *args)
+    return token, logprob, [i for i, _ in top], [p for _, p in top]
+
+
+def target_logprobs(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Natural log-probability of `targets` [rows] under `logits` [rows, vocab], in double."""
+    out = np.empty(len(targets), np.float64)
+    _native.target_logprobs(logits, targets, out)
+    return out
+
+
+def _build(source: ModelSource, threads: int, isa: str) -> Any:
+    c = source.config
+    model = _native.Model(
+        c.vocab_size, c.dim, c.n_layers, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim,
+        c.norm_eps, list(c.inverse_frequencies()), threads, isa,
+    )  # fmt: skip
+    for name, tensor in source.tensors.items():
+        layer, part = _place(name)
+        if len(tensor.shape) == 1:
+            finite = model.set_vector(part, layer, np.ascontiguousarray(tensor.dequantize()))
+        else:
+            finite = model.set_matrix(
+                part, layer, int(tensor.type), *tensor.shape, tensor.data, tensor.row_order
+            )
+            _drop_pages(tensor)
+        if not finite:
+            raise FormatError(
+                f"{source.path}: tensor {name} holds NaN or infinite weights: the file is damaged"
+            )
+    return model
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Canonical name -> (layer, the core's name); layer is 0 outside of layers."""
+    parts = name.removesuffix(".weight").split(".")
+    return (int(parts[1]), parts[-1]) if parts[0] == "layers" else (0, parts[-1])
+
+
+def _drop_pages(tensor: Tensor) -> None:
+    """Give the file's pages back once the weights are repacked: resident memory stays small."""
+    base: Any = tensor.data
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = tensor.data.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).ctypes.data
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + tensor.data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, first, length)
