@@ -76,9 +76,10 @@ class ChatTemplate:
 
         Only text of the template itself (its literals, `bos_token`, `eos_token` and role names)
         stands in `special` segments; message, tool and `extra` text never does, so it can never
-        become a special token, not even together with template text beside it. Encode the segments together (word pieces may cross their
-        borders), looking for special tokens inside `special` ones only. A template that
-        knows no tools gets `tools` described in the system message and earlier calls as text.
+        become a special token, not even together with template text beside it. Encode the segments
+        together (word pieces may cross their borders), looking for special tokens inside `special`
+        ones only. A template that knows no tools gets `tools` described in the system message and
+        earlier calls as text.
 
         Raises `InputError` for messages that are not well formed or that the template refuses
         with `raise_exception`, `TemplateError` for everything else that goes wrong in a template.
