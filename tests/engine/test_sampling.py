@@ -114,9 +114,11 @@ def test_logprobs_come_from_the_unmodified_logits() -> None:
     assert sample(logits)[1:] == (None, [], [])
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_an_error_not_a_token(bad: float) -> None:
     assert sample([1, bad, 2])[0] == -1
+    assert sample([-math.inf, -math.inf])[0] == -1
+    assert sample([-math.inf, 1], repetition_penalty=2)[0] == 1  # impossible, but not damaged
     state = SamplingState(SamplingParams(temperature=0), [0], sample_reference)
     with pytest.raises(FormatError, match="weights are damaged"):
         state.sample(np.array([1, bad, 2], np.float32))

@@ -86,10 +86,11 @@ def sample_reference(
     `min_p` times the largest probability; the draw picks where the running sum passes
     `uniform(seed, step)` times the sum.
 
-    Returns the token, or -1 when a logit is not finite; and, from the unmodified logits, its
-    logprob with the `top_logprobs` most likely ids and logprobs (-1: no logprobs at all).
+    Returns the token, or -1 when a logit is NaN or the largest is infinite; and, from the
+    unmodified logits, its logprob with the `top_logprobs` most likely ids and logprobs (-1: no
+    logprobs at all).
     """
-    if not np.isfinite(logits).all():
+    if not np.isfinite(logits.max()):  # NaN spreads to the largest
         return -1, None, [], []
     scores = _penalised(
         logits, history, prompt_length, repetition_penalty, presence_penalty,
