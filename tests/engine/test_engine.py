@@ -1,6 +1,8 @@
 """The engine thread: many callers, callbacks that fail, consumers that leave, ends of all kinds."""
 
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -206,6 +208,20 @@ def test_a_consumer_that_leaves_cancels(way: str) -> None:
     gc.collect()
     until(lambda: engine._scheduler.free_pages == 63 and not engine._scheduler.busy)
     assert len(list(engine.submit(request([2])))) == 6
+    engine.close()
+
+
+def test_ctrl_c_reaches_a_consumer_that_waits() -> None:
+    runner = GatedRunner(pages=63)
+    engine = Engine(runner)
+    runner.open.clear()
+    ticket = engine.submit(request([1], max_tokens=None))
+    assert runner.began.acquire(timeout=WAIT)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(ticket)
+    runner.open.set()
+    until(lambda: engine._scheduler.free_pages == 63 and not engine._scheduler.busy)
     engine.close()
 
 
