@@ -1,0 +1,132 @@
+"""Options that several verbs have."""
+
+from typing import Annotated, Any, cast
+
+import typer
+
+from alpage.core.types import ContextPolicy
+from alpage.engine.load import EngineName
+from alpage.llama import SamplingOptions
+
+_ENGINE = "Engine"
+_ANSWER = "How the answer is made"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A name of the catalogue, a GGUF file, or a folder in Hugging Face's layout.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        help="native, or torch: the slow, plain reference (needs PyTorch).",
+        rich_help_panel=_ENGINE,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Threads of the engine. Default: the processors of this process.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Room for prompt and answer. Default: the model's, at most 8192.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+Policy = Annotated[
+    ContextPolicy,
+    typer.Option(
+        "--context-policy",
+        help="When the context is full: stop the answer, or shift (drop the oldest and go on).",
+        rich_help_panel=_ENGINE,
+    ),
+]
+
+System = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="The system prompt.", rich_help_panel=_ANSWER),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Longest answer. Default: until the model ends it or the context is full.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="0: always the likeliest token; higher: more varied. Default: 0.6.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(metavar="K", help="Only the K likeliest tokens; 0: all.", rich_help_panel=_ANSWER),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Only the likeliest tokens that make up P together. Default: 0.9.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Only tokens at least P times as likely as the likeliest.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Above 1: tokens of prompt and answer become less likely.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+PresencePenalty = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Taken off the logit of every token used.", rich_help_panel=_ANSWER
+    ),
+]
+FrequencyPenalty = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Taken off the logit for each use of a token.", rich_help_panel=_ANSWER
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="The same seed gives the same answer.", rich_help_panel=_ANSWER),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="End the answer before this text. Can be repeated.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+
+
+def sampling(policy: ContextPolicy, **given: Any) -> SamplingOptions:
+    """The options that were given, as the facade takes them."""
+    options = {name: value for name, value in given.items() if value is not None}
+    return cast(SamplingOptions, options | {"context_policy": policy})
