@@ -53,7 +53,8 @@ public:
             nb::gil_scoped_release release;
             result = model.forward(batch, hidden);
         }
-        const size_t width = static_cast<size_t>(hidden ? model.shape().dim : model.shape().vocab_size);
+        const alpage::ModelShape& shape = model.shape();
+        const size_t width = static_cast<size_t>(hidden ? shape.dim : shape.vocab_size);
         // The array borrows the model's buffer; the caller keeps the model alive.
         return {const_cast<float*>(result), {outputs.size(), width}, nb::handle()};
     }
@@ -94,16 +95,6 @@ std::tuple<int32_t, std::optional<double>, Top> sample(
     return {result.token, logprob, std::move(result.top)};
 }
 
-void target_logprobs(In<float, 2> logits, Ids targets,
-                     nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
-    if (targets.size() != logits.shape(0) || out.size() != targets.size()) {
-        throw nb::value_error("logits, targets and out must have the same number of rows");
-    }
-    nb::gil_scoped_release release;
-    alpage::target_logprobs(logits.data(), static_cast<int64_t>(logits.shape(0)),
-                            static_cast<int64_t>(logits.shape(1)), targets.data(), out.data());
-}
-
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -133,5 +124,4 @@ NB_MODULE(_native, m) {
           "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "presence_penalty"_a,
           "frequency_penalty"_a, "bias_ids"_a, "bias_values"_a, "seed"_a, "step"_a,
           "top_logprobs"_a);
-    m.def("target_logprobs", &target_logprobs, "logits"_a, "targets"_a, "out"_a);
 }

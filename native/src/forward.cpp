@@ -140,7 +140,9 @@ void Forward::layer(int id, int64_t index) {
     attend(id, index);
     pool_.barrier();
     if (wants_quantised({&l.wo})) {
-        each_row(id, rows, [&](int64_t r) { quantise(r, &mixed_[r * query_width_], query_width_); });
+        each_row(id, rows, [&](int64_t r) {
+            quantise(r, &mixed_[r * query_width_], query_width_);
+        });
         pool_.barrier();
     }
     const Product out{&l.wo, x_.data(), s.dim};
@@ -187,8 +189,8 @@ void Forward::normalise(int id, const float* weight, bool quantised) {
 
 void Forward::quantise(int64_t row, const float* x, int64_t columns) {
     const int64_t blocks = columns / block_columns;
-    kernels_.quantise(x, columns, &q_[2 * row * columns], &scale_[row * blocks], &sum_[row * blocks],
-                      &sum16_[row * 2 * blocks]);
+    kernels_.quantise(x, columns, &q_[2 * row * columns], &scale_[row * blocks],
+                      &sum_[row * blocks], &sum16_[row * 2 * blocks]);
 }
 
 Activations Forward::activations(const float* x, int64_t columns) const {
@@ -281,7 +283,7 @@ void Forward::attend_chunk(const Tile& tile, int64_t kv_head, int64_t layer, int
 
 namespace {
 
-// Adds the later chunk to the sum of the earlier ones (online softmax, Milakov and Gimelshein 2018).
+// Adds a later chunk to the sum of the earlier ones (online softmax, Milakov and Gimelshein 2018).
 void merge(float* out, float& maximum, float& total, const float* later, float later_maximum,
            float later_total, int64_t width) {
     if (later_maximum == -INFINITY) return;  // the query sees nothing of that chunk

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
+
+#include "kernels/kernels.h"
 
 namespace alpage {
 namespace {
+
+constexpr float least_weight = 1e-37f;  // what softmax_weights gives for "never" lies below
 
 struct Candidate {
     float logit;
@@ -24,26 +27,6 @@ double uniform(uint64_t seed, uint64_t step) {
     z = (z ^ z >> 27) * 0x94D049BB133111EBu;
     z ^= z >> 31;
     return static_cast<double>(z >> 11) * 0x1p-53;
-}
-
-// log(sum(exp(logits))), in double; NaN if any logit is NaN or +infinity.
-double log_sum_exp(const float* logits, int64_t vocab) {
-    float largest = -INFINITY;
-    for (int64_t i = 0; i < vocab; ++i) largest = std::max(largest, logits[i]);
-    if (!std::isfinite(largest)) return NAN;
-    double total = 0;
-    for (int64_t i = 0; i < vocab; ++i) total += std::exp(logits[i] - largest);
-    return largest + std::log(total);
-}
-
-bool damaged(const float* logits, int64_t vocab, float& largest) {
-    float poison = 0;
-    largest = -INFINITY;
-    for (int64_t i = 0; i < vocab; ++i) {
-        largest = std::max(largest, logits[i]);
-        poison += logits[i] != logits[i] ? 1.0f : 0.0f;
-    }
-    return poison != 0 || !std::isfinite(largest);
 }
 
 void penalise(std::vector<float>& logits, const int32_t* history, int64_t length,
@@ -70,77 +53,93 @@ bool changes_logits(const SamplingParams& p) {
            p.frequency_penalty != 0;
 }
 
-// The best candidates first, at least all those that the draw can need: sorting the whole
-// vocabulary would cost more than the model's last layer.
 void sort_best(std::vector<Candidate>& all, size_t count) {
     count = std::min(count, all.size());
     const auto middle = all.begin() + static_cast<std::ptrdiff_t>(count);
     if (count < all.size()) std::nth_element(all.begin(), middle, all.end(), better);
     std::sort(all.begin(), middle, better);
+    all.resize(count);
 }
 
-int32_t draw(const float* logits, int64_t vocab, float largest, const SamplingParams& p) {
+// The draw among the candidates whose weight (probability over the largest one) reaches
+// `threshold`, or -1 when less likely ones could be needed to decide it.
+int32_t draw_above(float threshold, const float* logits, const std::vector<float>& weights,
+                   double total, const SamplingParams& p) {
     std::vector<Candidate> all;
-    all.reserve(static_cast<size_t>(vocab));
-    const float inverse = 1.0f / p.temperature;
-    // Beyond e^-40 of the best, a token is never drawn and adds nothing to a sum in double.
-    for (int64_t i = 0; i < vocab; ++i) {
-        if ((logits[i] - largest) * inverse > -40) all.push_back({logits[i], static_cast<int32_t>(i)});
+    for (size_t i = 0; i < weights.size(); ++i) {
+        if (weights[i] >= threshold) all.push_back({logits[i], static_cast<int32_t>(i)});
     }
-    const size_t limit = p.top_k > 0 ? std::min<size_t>(all.size(), static_cast<size_t>(p.top_k))
-                                     : all.size();
-    double total = 0;  // over what top-k leaves
-    const auto weight = [&](const Candidate& c) {
-        return std::exp(static_cast<double>((c.logit - largest) * inverse));
+    const bool last = threshold <= least_weight;
+    const size_t limit = p.top_k > 0 ? static_cast<size_t>(p.top_k) : all.size();
+    if (p.top_k > 0 && all.size() < limit && !last) return -1;
+    sort_best(all, limit);
+    const auto weight = [&](size_t i) {
+        return static_cast<double>(weights[static_cast<size_t>(all[i].token)]);
     };
-    if (limit < all.size()) {
-        sort_best(all, limit);
-        all.resize(limit);
+    if (p.top_k > 0) {
+        total = 0;
+        for (size_t i = 0; i < all.size(); ++i) total += weight(i);
     }
-    for (const Candidate& c : all) total += weight(c);
-    // Sort only as far as the nucleus reaches, in growing steps.
-    size_t sorted = limit < static_cast<size_t>(vocab) && p.top_k > 0 ? all.size() : 0;
-    size_t kept = 0;
-    double sum = 0;
     const double wanted = p.top_p < 1 ? p.top_p * total : INFINITY;
-    std::vector<double> cumulative;
-    while (kept < all.size() && (kept == 0 || sum < wanted)) {
-        if (kept == sorted) {
-            sorted = std::min(all.size(), std::max<size_t>(64, sorted * 8));
-            sort_best(all, sorted);
+    std::vector<double> running;
+    double sum = 0;
+    bool decided = last || p.top_k > 0;
+    for (size_t i = 0; i < all.size(); ++i) {
+        if (i && (sum >= wanted || weight(i) < static_cast<double>(p.min_p) * weight(0))) {
+            decided = true;
+            total = sum;
+            break;
         }
-        const double w = weight(all[kept]);
-        if (kept && w < static_cast<double>(p.min_p) * weight(all[0])) break;
-        sum += w;
-        cumulative.push_back(sum);
-        ++kept;
+        running.push_back(sum += weight(i));
     }
-    const double point = uniform(p.seed, p.step) * sum;
-    const auto at = std::upper_bound(cumulative.begin(), cumulative.end(), point);
-    const size_t index = std::min<size_t>(static_cast<size_t>(at - cumulative.begin()), kept - 1);
-    return all[index].token;
+    decided = decided || sum >= wanted;
+    if (decided) total = sum;  // the kept ones alone share the probability
+    if (!decided && (p.top_p < 1 || p.min_p > 0)) return -1;
+    const double point = uniform(p.seed, p.step) * total;
+    const auto at = std::upper_bound(running.begin(), running.end(), point) - running.begin();
+    if (!decided && at == static_cast<std::ptrdiff_t>(running.size())) return -1;
+    return all[std::min(static_cast<size_t>(at), running.size() - 1)].token;
 }
 
-void add_logprobs(const float* logits, int64_t vocab, int count, Sampled& result) {
-    const double normaliser = log_sum_exp(logits, vocab);
+// Sorting the whole vocabulary would cost more than the model's last layer, and the draw nearly
+// always falls among the likely tokens: look there first.
+int32_t draw(const Kernels& kernels, const float* logits, int64_t vocab, float maximum,
+             const SamplingParams& p) {
+    std::vector<float> weights(static_cast<size_t>(vocab));
+    const double total = kernels.softmax_weights(logits, vocab, maximum, 1.0f / p.temperature,
+                                                 weights.data());
+    for (float threshold : {1e-3f, 1e-6f, least_weight}) {
+        const int32_t token = draw_above(threshold, logits, weights, total, p);
+        if (token >= 0) return token;
+    }
+    return -1;
+}
+
+void add_logprobs(const Kernels& kernels, const float* logits, int64_t vocab, float maximum,
+                  int count, Sampled& result) {
+    std::vector<float> weights(static_cast<size_t>(vocab));
+    const double total = kernels.softmax_weights(logits, vocab, maximum, 1, weights.data());
+    const double normaliser = maximum + std::log(total);
     result.logprob = logits[result.token] - normaliser;
     if (count <= 0) return;
-    std::vector<Candidate> all(static_cast<size_t>(vocab));
-    for (int64_t i = 0; i < vocab; ++i) all[static_cast<size_t>(i)] = {logits[i], static_cast<int32_t>(i)};
-    const size_t best = std::min<size_t>(static_cast<size_t>(count), all.size());
-    sort_best(all, best);
-    for (size_t i = 0; i < best; ++i) result.top.push_back({all[i].token, all[i].logit - normaliser});
+    std::vector<Candidate> all;
+    all.reserve(static_cast<size_t>(vocab));
+    for (int64_t i = 0; i < vocab; ++i) all.push_back({logits[i], static_cast<int32_t>(i)});
+    sort_best(all, static_cast<size_t>(count));
+    for (const Candidate& c : all) result.top.push_back({c.token, c.logit - normaliser});
 }
 
 }  // namespace
 
 Sampled sample(const float* logits, int64_t vocab, const int32_t* history, int64_t history_length,
                int64_t prompt_length, const SamplingParams& p) {
+    static const Kernels& kernels = select_kernels("");
     Sampled result;
-    float largest = 0;
-    if (vocab < 1 || damaged(logits, vocab, largest)) return result;
+    const float maximum = vocab < 1 ? NAN : kernels.largest(logits, vocab);
+    if (!std::isfinite(maximum)) return result;
     std::vector<float> changed;
     const float* effective = logits;
+    float largest = maximum;
     if (changes_logits(p)) {
         changed.assign(logits, logits + vocab);
         for (int64_t i = 0; i < p.bias_count; ++i) {
@@ -149,24 +148,19 @@ Sampled sample(const float* logits, int64_t vocab, const int32_t* history, int64
         }
         penalise(changed, history, history_length, prompt_length, p);
         effective = changed.data();
-        if (damaged(effective, vocab, largest)) return result;
+        largest = kernels.largest(effective, vocab);
+        if (!std::isfinite(largest)) return result;
     }
     if (p.temperature <= 0) {
-        result.token = static_cast<int32_t>(std::find(effective, effective + vocab, largest) - effective);
+        const float* at = std::find(effective, effective + vocab, largest);
+        result.token = static_cast<int32_t>(at - effective);
     } else {
-        result.token = draw(effective, vocab, largest, p);
+        result.token = draw(kernels, effective, vocab, largest, p);
     }
-    if (p.top_logprobs >= 0) add_logprobs(logits, vocab, p.top_logprobs, result);
+    if (p.top_logprobs >= 0) {
+        add_logprobs(kernels, logits, vocab, maximum, p.top_logprobs, result);
+    }
     return result;
-}
-
-void target_logprobs(const float* logits, int64_t rows, int64_t vocab, const int32_t* targets,
-                     double* out) {
-    for (int64_t row = 0; row < rows; ++row) {
-        if (targets[row] < 0 || targets[row] >= vocab) throw std::out_of_range("target token");
-        const float* at = logits + row * vocab;
-        out[row] = at[targets[row]] - log_sum_exp(at, vocab);
-    }
 }
 
 }  // namespace alpage

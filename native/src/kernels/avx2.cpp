@@ -116,7 +116,7 @@ struct V {
     static I shift_right(I x) {
         return {_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)};
     }
-    template <int n>  // left for positive n, right for negative; the caller masks what crosses bytes
+    template <int n>  // left for positive n, else right; the caller masks what crosses bytes
     static I shift(I x) {
         if constexpr (n >= 0) return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)};
         else return shift_right<-n>(x);
@@ -153,7 +153,8 @@ struct V {
     static I shift_lanes(I x) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
     static void store_bytes(__m256i a, __m256i b, int8_t* q) {  // 16 lanes of 32 bits, saturated
         const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-        const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+        const __m128i low = _mm256_castsi256_si128(words);
+        const __m128i high = _mm256_extracti128_si256(words, 1);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm_packs_epi16(low, high));
     }
     // Rounds 16 lanes and stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on;
@@ -167,7 +168,8 @@ struct V {
         store_bytes(_mm256_sub_epi32(a, _mm256_slli_epi32(high_a, 7)),
                     _mm256_sub_epi32(b, _mm256_slli_epi32(high_b, 7)), q + 32);
         const __m256i eight = _mm256_add_epi32(a, b);
-        __m128i v = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+        const __m128i upper = _mm256_extracti128_si256(eight, 1);
+        __m128i v = _mm_add_epi32(_mm256_castsi256_si128(eight), upper);
         v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
         return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
     }
@@ -177,6 +179,7 @@ struct V {
 
 }  // namespace
 
-const Kernels avx2_kernels{"avx2", matmul, quantise, rms_norm, swiglu, attention};
+const Kernels avx2_kernels{"avx2",    matmul,    quantise, rms_norm,
+                            swiglu, attention, largest, softmax_weights};
 
 }  // namespace alpage

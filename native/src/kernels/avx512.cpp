@@ -64,7 +64,7 @@ struct V {
     static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
     template <int n>
     static I shift_right(I a) { return _mm512_srli_epi16(a, n); }
-    template <int n>  // left for positive n, right for negative; the caller masks what crosses bytes
+    template <int n>  // left for positive n, else right; the caller masks what crosses bytes
     static I shift(I a) {
         if constexpr (n >= 0) return _mm512_slli_epi16(a, n);
         else return _mm512_srli_epi16(a, -n);
@@ -96,6 +96,7 @@ struct V {
 
 }  // namespace
 
-const Kernels avx512_kernels{"avx512", matmul, quantise, rms_norm, swiglu, attention};
+const Kernels avx512_kernels{"avx512",    matmul,    quantise, rms_norm,
+                            swiglu, attention, largest, softmax_weights};
 
 }  // namespace alpage

@@ -8,7 +8,7 @@
 //            5th bit: bit g of 64 bytes. Bits 5 and 6 of Q6_K: two bits each in 2 x 64 bytes.
 // A float panel is [columns][16]. A weight is scale * quant + offset, where offset is the block's
 // minimum or a constant times its scale, so every type runs through one formula:
-//   y += sx * (scale * sum(quant * x)) + offset * (sx * sum(x))       (x: integers, sx: their scale)
+//   y += sx * (scale * sum(quant * x)) + offset * (sx * sum(x))      (x: integers, sx: their scale)
 #pragma once
 
 #include "alpage/types.h"
@@ -86,6 +86,11 @@ struct Kernels {
     // gate = silu(gate) * up
     void (*swiglu)(float* gate, const float* up, int64_t n);
     void (*attention)(const AttentionPart& part);
+    // The largest of n values; NaN if one is NaN or infinite.
+    float (*largest)(const float* x, int64_t n);
+    // out = exp((x - maximum) * inverse_temperature), 1e-38 at least; returns the sum.
+    double (*softmax_weights)(const float* x, int64_t n, float maximum, float inverse_temperature,
+                              float* out);
 };
 
 extern const Kernels scalar_kernels;

@@ -18,7 +18,8 @@ float float_weight(TensorType type, const uint8_t* panel, int64_t i) {
 void float_panel(const MatmulPart& part, const uint8_t* panel, const float* x, float* y) {
     for (int64_t k = 0; k < part.columns; ++k) {
         for (int lane = 0; lane < panel_rows; ++lane) {
-            y[lane] = std::fma(float_weight(part.type, panel, k * panel_rows + lane), x[k], y[lane]);
+            const float weight = float_weight(part.type, panel, k * panel_rows + lane);
+            y[lane] = std::fma(weight, x[k], y[lane]);
         }
     }
 }
@@ -154,8 +155,28 @@ void attention(const AttentionPart& part) {
     for (int query = 0; query < part.queries; ++query) attend_one(part, query);
 }
 
+float largest(const float* x, int64_t n) {
+    float most = -INFINITY, poison = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        most = std::max(most, x[i]);
+        poison += x[i] * 0.0f;
+    }
+    return most + poison;
+}
+
+double softmax_weights(const float* x, int64_t n, float maximum, float inverse_temperature,
+                       float* out) {
+    double total = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = std::exp(std::max(-87.0f, (x[i] - maximum) * inverse_temperature));
+        total += out[i];
+    }
+    return total;
+}
+
 }  // namespace
 
-const Kernels scalar_kernels{"scalar", matmul, quantise, rms_norm, swiglu, attention};
+const Kernels scalar_kernels{"scalar",    matmul,    quantise, rms_norm,
+                            swiglu, attention, largest, softmax_weights};
 
 }  // namespace alpage

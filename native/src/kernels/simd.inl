@@ -17,6 +17,8 @@ template <int N, class Fn>
 
 // ---------------------------------------------------------------- quantised weights
 
+constexpr int prefetch_bytes = 4096;  // how far ahead of the quants in use
+
 enum class Bits { four, five, six, eight };
 
 // The unsigned quants of 64-byte group g of a block.
@@ -117,6 +119,12 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
     unroll<R>([&](auto r) { total[r] = V::zero(); });
     for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes, q += 2 * block_columns) {
         constexpr int parts = T::halves ? 2 : 1, groups = 8 / parts;
+        if constexpr (R <= 2) {
+            // A few rows wait for memory, and the processor's own prefetcher stops at each page.
+            unroll<T::quant_bytes / 64>([&](auto line) {
+                __builtin_prefetch(quants + prefetch_bytes + 64 * line);
+            });
+        }
         unroll<parts>([&](auto half) {
             I high[R], low[R];
             unroll<R>([&](auto r) { high[r] = low[r] = V::zero_int(); });
@@ -275,7 +283,7 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* 
     for (; i < n; ++i) out[i] = x[i] * inverse * weight[i];
 }
 
-// e^x to about 2 units in the last place: 2^n * p(r) with r = x - n ln 2, |r| <= ln(2) / 2, and p the
+// e^x to about 2 units in the last place: 2^n * p(r), r = x - n ln 2, |r| <= ln(2) / 2, and p the
 // Taylor polynomial of degree 7. Below -87 the result is 0 to 1e-38; NaN stays NaN.
 [[gnu::always_inline]] inline F exponential(F x) {
     x = V::min(V::set1(88), V::max(V::set1(-87), x));
@@ -340,7 +348,8 @@ void weighted_values(const AttentionPart& part, int first, const float* weights,
                 total[i] = V::fma(p, high, total[i]);
             });
         }
-        unroll<Q>([&](auto i) { V::store(part.out + (first + i) * part.out_stride + d, total[i]); });
+        float* out = part.out + first * part.out_stride + d;
+        unroll<Q>([&](auto i) { V::store(out + i * part.out_stride, total[i]); });
     }
 }
 
@@ -382,4 +391,45 @@ void attention(const AttentionPart& part) {
     row_tiles<attention_tile>(0, part.queries, [&](int64_t first, auto queries) {
         attend<queries>(part, static_cast<int>(first));
     });
+}
+
+// ---------------------------------------------------------------- sampling
+
+float largest(const float* x, int64_t n) {
+    F most = V::set1(-INFINITY), poison = V::zero();
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const F value = V::loadf(x + i);
+        most = V::max(most, value);
+        poison = V::fma(value, V::zero(), poison);
+    }
+    float result = V::reduce_max(most), rest = V::reduce_add(poison);
+    for (; i < n; ++i) {
+        result = std::max(result, x[i]);
+        rest += x[i] * 0.0f;
+    }
+    return result + rest;
+}
+
+double softmax_weights(const float* x, int64_t n, float maximum, float inverse_temperature,
+                       float* out) {
+    constexpr int64_t stretch = 16 * 64;  // summed in single precision, the stretches in double
+    double total = 0;
+    int64_t i = 0;
+    while (i + 16 <= n) {
+        F sum = V::zero();
+        for (const int64_t end = std::min(n - 15, i + stretch); i < end; i += 16) {
+            const F scaled = V::mul(V::sub(V::loadf(x + i), V::set1(maximum)),
+                                    V::set1(inverse_temperature));
+            const F weight = exponential(scaled);
+            V::store(out + i, weight);
+            sum = V::add(sum, weight);
+        }
+        total += V::reduce_add(sum);
+    }
+    for (; i < n; ++i) {
+        out[i] = std::exp(std::max(-87.0f, (x[i] - maximum) * inverse_temperature));
+        total += out[i];
+    }
+    return total;
 }

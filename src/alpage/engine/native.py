@@ -114,13 +114,6 @@ def sample_row(
     return token, logprob, [i for i, _ in top], [p for _, p in top]
 
 
-def target_logprobs(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Natural log-probability of `targets` [rows] under `logits` [rows, vocab], in double."""
-    out = np.empty(len(targets), np.float64)
-    _native.target_logprobs(logits, targets, out)
-    return out
-
-
 def _build(source: ModelSource, threads: int, isa: str) -> Any:
     c = source.config
     model = _native.Model(
@@ -133,8 +126,9 @@ def _build(source: ModelSource, threads: int, isa: str) -> Any:
             finite = model.set_vector(part, layer, np.ascontiguousarray(tensor.dequantize()))
         else:
             finite = model.set_matrix(
-                part, layer, int(tensor.type), *tensor.shape, tensor.data, tensor.row_order
-            )
+                part, layer, int(tensor.type), tensor.rows, tensor.columns, tensor.data,
+                tensor.row_order,
+            )  # fmt: skip
             _drop_pages(tensor)
         if not finite:
             raise FormatError(

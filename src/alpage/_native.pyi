@@ -1,0 +1,71 @@
+"""Alpage's native core (bindings: native/bindings.cpp). engine/native.py wraps it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_TOKENS: int
+
+def available_isas() -> list[str]: ...
+
+class Model:
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int,
+        n_layers: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        ffn_dim: int,
+        norm_eps: float,
+        inverse_frequencies: list[float],
+        threads: int,
+        isa: str,
+    ) -> None: ...
+    def set_matrix(
+        self,
+        name: str,
+        layer: int,
+        type: int,  # noqa: A002
+        rows: int,
+        columns: int,
+        data: NDArray[np.uint8],
+        order: NDArray[np.int32] | None,
+    ) -> bool: ...
+    def set_vector(self, name: str, layer: int, data: NDArray[np.float32]) -> bool: ...
+    def finish(self, pages: int) -> None: ...
+    def forward(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        sequences: NDArray[np.int32],
+        page_tables: NDArray[np.int32],
+        outputs: NDArray[np.int32],
+        hidden: bool,
+    ) -> NDArray[np.float32]: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def cache_bytes(self) -> int: ...
+
+def sample(
+    logits: NDArray[np.float32],
+    history: NDArray[np.int32],
+    prompt_length: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    presence_penalty: float,
+    frequency_penalty: float,
+    bias_ids: NDArray[np.int32],
+    bias_values: NDArray[np.float32],
+    seed: int,
+    step: int,
+    top_logprobs: int,
+) -> tuple[int, float | None, list[tuple[int, float]]]: ...
