@@ -1,0 +1,128 @@
+"""One run of `alpage bench`, from the options to the report."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpage.bench import llamacpp
+from alpage.bench.cases import plan
+from alpage.bench.machine import load_average, this_machine
+from alpage.bench.report import FEWEST_RUNS, Measurement, Report
+from alpage.bench.turns import (
+    Progress,
+    measure_case,
+    measure_loading,
+    measure_starts,
+    workers,
+)
+from alpage.bench.worker import Job
+from alpage.core.errors import UsageError
+from alpage.engine.native import available_isas, usable_processors
+from alpage.weights.source import open_model
+
+PEERS = ("llama.cpp",)
+_BUSY = 0.25
+"""Load average per processor from which other programs disturb the figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person asked for. `against` is one of `PEERS`."""
+
+    model: Path
+    threads: int | None = None
+    isa: str | None = None
+    runs: int = FEWEST_RUNS
+    quick: bool = False
+    against: str | None = None
+    command: str = "alpage bench"
+
+
+def check(options: Options) -> None:
+    """Refuse what cannot be measured, before anything is loaded: UsageError says why."""
+    if not 1 <= options.runs <= 1000:
+        raise UsageError(f"runs must be between 1 and 1000, not {options.runs}")
+    if options.threads is not None and not 1 <= options.threads <= 1024:
+        raise UsageError(f"threads must be between 1 and 1024, not {options.threads}")
+    if options.isa is not None and options.isa not in available_isas():
+        raise UsageError(
+            f"this machine does not run {options.isa}; it runs {', '.join(available_isas())}"
+        )
+    if options.against is None:
+        return
+    if options.against not in PEERS:
+        raise UsageError(f"--against takes {', '.join(PEERS)}, not {options.against!r}")
+    if options.model.is_dir():
+        raise UsageError(
+            f"--against llama.cpp needs a GGUF file that both engines read; {options.model} is a "
+            "folder"
+        )
+    llamacpp.check_installed()
+
+
+def measure(options: Options, progress: Progress) -> Report:
+    """Measure everything; takes minutes with a peer. Errors are those of `check` and of loading."""
+    check(options)
+    date = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+    with open_model(options.model) as source:
+        model = _model_facts(source.name, source.path, source.quantization, source.file_bytes)
+        cases, left_out = plan(source.config.context_length, quick=options.quick)
+    threads = options.threads or usable_processors()
+    engines = ["alpage", *([options.against] if options.against else [])]
+    jobs = [Job(name, str(options.model), threads, options.isa, cases) for name in engines]
+    load_before = load_average()
+    found: list[Measurement] = []
+    with workers(jobs) as sides:
+        progress("loading")
+        loading = measure_loading(sides, options.runs)
+        for case in cases:
+            progress(case.name)
+            found.append(measure_case(sides, case, options.runs))
+        facts = {side.engine: side.facts for side in sides}
+    progress("process start to first token")
+    found += [loading, *measure_starts(engines, str(options.model), threads, options.runs)]
+    settings = {
+        "threads": threads,
+        "runs": options.runs,
+        "quick": options.quick,
+        "load_average_before": load_before,
+        "load_average_after": load_average(),
+    }
+    return Report(
+        date=date,
+        command=options.command,
+        model=model,
+        machine=this_machine().as_json(),
+        settings=settings,
+        engines=facts,
+        measurements=found,
+        notes=_notes(options, [case.name for case in left_out], load_before, threads),
+    )
+
+
+def _model_facts(name: str, path: Path, quantization: str, size: int) -> dict[str, Any]:
+    return {"name": name, "file": path.name, "quantization": quantization, "bytes": size}
+
+
+def _notes(
+    options: Options, left_out: Sequence[str], load: float | None, threads: int
+) -> list[str]:
+    """What a reader of the figures must know."""
+    notes = []
+    if options.quick:
+        notes.append("quick: shorter measurements, for orientation only")
+    if options.runs < FEWEST_RUNS:
+        notes.append(f"{options.runs} runs: a claim needs at least {FEWEST_RUNS}")
+    processors = usable_processors()
+    if load is not None and load > _BUSY * processors:
+        notes.append(
+            f"other programs were using this machine (load {load:.1f} on {processors} processors): "
+            "neither figures nor ratios can be relied on"
+        )
+    if threads > processors:
+        notes.append(f"{threads} threads on {processors} processors: they wait for one another")
+    if left_out:
+        notes.append(f"left out, longer than the model's context: {', '.join(left_out)}")
+    return notes

@@ -1,0 +1,174 @@
+"""Engines in processes of their own, measured in turns: A, B, A, B, and so on."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter, sleep
+from typing import IO, Any
+
+from alpage.bench.cases import Case
+from alpage.bench.report import Measurement, Values
+from alpage.bench.start import PROMPT
+from alpage.bench.worker import Job, raise_error
+from alpage.core.errors import InternalError
+
+Progress = Callable[[str], None]
+"""Told what is measured next, in words."""
+
+_PYTHON = (sys.executable, "-P", "-m")  # -P: modules of the current folder are not ours
+_COMMAND_LINE = "import sys; from alpage.cli import main; sys.exit(main())"  # the script `alpage`
+_PAUSE = 0.02
+"""Seconds between turns: threads that spin after work have gone to sleep by then."""
+_MIB = 1 << 20
+
+
+class Worker:
+    """The other end of `alpage.bench.worker`. One measurement at a time, over a pipe."""
+
+    def __init__(self, job: Job, log: IO[bytes]) -> None:
+        self.engine = job.engine
+        self.variants: Sequence[str] = ("",)
+        self.facts: Mapping[str, Any] = {}
+        self._log = log
+        self._process = subprocess.Popen(
+            [*_PYTHON, "alpage.bench.worker", job.to_json()],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+        )  # fmt: skip
+
+    def load(self) -> float:
+        """Load the model anew; seconds."""
+        answer = self._ask({"do": "load"})
+        self.variants, self.facts = answer["variants"], answer["facts"]
+        return float(answer["seconds"])
+
+    def prepare(self, case: Case) -> None:
+        """Fill the caches that `case` starts from."""
+        self._ask({"do": "prepare", "case": case.as_json()})
+
+    def run(self, case: Case, variant: str) -> float:
+        """Tokens per second, once."""
+        return float(self._ask({"do": "run", "case": case.as_json(), "variant": variant})["rate"])
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{json.dumps(request)}\n".encode())
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise InternalError(f"{self.engine} ended with code {code}: {_last_words(self._log)}")
+        sleep(_PAUSE)
+        answer: dict[str, Any] = json.loads(line)
+        raise_error(answer)
+        return answer
+
+
+@contextlib.contextmanager
+def workers(jobs: Sequence[Job]) -> Iterator[list[Worker]]:
+    """One process for each job; all have ended when this does."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for job in jobs:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            worker = Worker(job, log)
+            stack.callback(worker.kill)
+            started.append(worker)
+        yield started
+
+
+def measure_loading(sides: Sequence[Worker], runs: int) -> Measurement:
+    """Seconds from file to ready in a running process; once before, for the file's cache."""
+    found: dict[str, list[float]] = {side.engine: [] for side in sides}
+    for side in sides:
+        side.load()
+    for _ in range(runs):
+        for side in sides:
+            found[side.engine].append(side.load())
+    return Measurement("load", "s", {engine: {"": values} for engine, values in found.items()})
+
+
+def measure_case(sides: Sequence[Worker], case: Case, runs: int) -> Measurement:
+    """Rates of every engine and variant, in turns; the first round is for warming up."""
+    if case.kind == "engine":
+        sides = [side for side in sides if side.engine == "alpage"]
+    for side in sides:
+        side.prepare(case)
+    found: dict[str, Values] = {
+        side.engine: {variant: [] for variant in side.variants} for side in sides
+    }
+    for turn in range(runs + 1):
+        for side in sides:
+            for variant in side.variants:
+                rate = side.run(case, variant)
+                if turn:
+                    found[side.engine][variant].append(rate)
+    return Measurement(case.name, "tokens/s", found)
+
+
+def measure_starts(
+    engines: Sequence[str], model: str, threads: int, runs: int
+) -> list[Measurement]:
+    """Whole processes: time to the first token, and peak memory. The first round warms up."""
+    times: dict[str, list[float]] = {engine: [] for engine in engines}
+    memory: dict[str, list[float]] = {engine: [] for engine in engines}
+    command_line: list[float] = []
+    run = ["run", "--raw", "--max-tokens", "1", "--threads", str(threads), model, PROMPT]
+    for turn in range(runs + 1):
+        for engine in engines:
+            arguments = [*_PYTHON, "alpage.bench.start", engine, model, str(threads)]
+            seconds, output = time_to_output(arguments)
+            if turn:
+                times[engine].append(seconds)
+                memory[engine].append(int(output.split()[-1]) / _MIB)
+        seconds, _ = time_to_output([sys.executable, "-P", "-c", _COMMAND_LINE, *run])
+        if turn:
+            command_line.append(seconds)
+    start = "process start to first token"
+    found = [
+        Measurement(start, "s", {engine: {"": values} for engine, values in times.items()}),
+        Measurement(f"{start}, alpage run", "s", {"alpage": {"": command_line}}),
+    ]
+    if all(all(values) for values in memory.values()):  # 0: this system does not tell
+        peak = {engine: {"": values} for engine, values in memory.items()}
+        found.append(Measurement("peak resident memory", "MiB", peak))
+    return found
+
+
+def time_to_output(command: Sequence[str]) -> tuple[float, str]:
+    """Seconds from the start of a process to its first byte of output, and all of its output."""
+    with tempfile.TemporaryFile() as log:
+        start = perf_counter()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0
+        )
+        assert process.stdout is not None
+        try:
+            first = os.read(process.stdout.fileno(), 1)
+            seconds = perf_counter() - start
+            rest = process.stdout.read()
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            process.stdout.close()
+        if code or not first:
+            raise InternalError(f"a measured program failed ({code}): {_last_words(log)}")
+    return seconds, (first + rest).decode("utf-8", "replace")
+
+
+def _last_words(log: IO[bytes]) -> str:
+    """The end of what a process wrote to standard error."""
+    log.seek(0)
+    return log.read()[-2000:].decode("utf-8", "replace").strip() or "it said nothing"

@@ -1,0 +1,97 @@
+"""One engine in a process of its own, which takes turns: measure when asked, otherwise idle.
+
+`python -m alpage.bench.worker JOB` where JOB is the JSON of a `Job`. Requests come as lines of
+JSON on standard input, answers go as lines of JSON to standard output; whatever libraries print
+goes to standard error.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from alpage.bench.cases import Case
+from alpage.bench.side import Side
+from alpage.core import errors
+from alpage.core.errors import AlpageError, InternalError
+
+EngineName = str  # "alpage" or "llama.cpp"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is started with."""
+
+    engine: EngineName
+    model: str
+    threads: int
+    isa: str | None
+    cases: list[Case]
+
+    def to_json(self) -> str:
+        """For the command line of the worker."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        return cls(**{**values, "cases": [Case.of(case) for case in values["cases"]]})
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    answers = _own_output()
+    side: Side | None = None
+    for line in sys.stdin:
+        try:
+            side = side or _side(Job.of(sys.argv[1]))
+            answer = _answer(side, json.loads(line))
+        except AlpageError as error:
+            answer = {"error": str(error), "kind": type(error).__name__}
+        except MemoryError:
+            answer = {"error": "not enough memory for this measurement", "kind": "CapacityError"}
+        answers.write(f"{json.dumps(answer)}\n")
+        answers.flush()
+
+
+def raise_error(answer: dict[str, Any]) -> None:
+    """Raise, on the asking side, what the worker reported."""
+    if "error" in answer:
+        kind = getattr(errors, str(answer.get("kind")), InternalError)
+        raise kind(answer["error"])
+
+
+def _answer(side: Side, request: dict[str, Any]) -> dict[str, Any]:
+    if request["do"] == "load":
+        return {"seconds": side.load(), "variants": side.variants, "facts": dict(side.facts())}
+    case = Case.of(request["case"])
+    if request["do"] == "prepare":
+        side.prepare(case)
+        return {}
+    return {"rate": side.run(case, request["variant"])}
+
+
+def _side(job: Job) -> Side:
+    """Only the engine that is measured is imported."""
+    if job.engine == "llama.cpp":
+        from alpage.bench.llamacpp import LlamaCppSide
+
+        return LlamaCppSide(Path(job.model), threads=job.threads)
+    from alpage.bench.native import AlpageSide
+
+    return AlpageSide(Path(job.model), threads=job.threads, isa=job.isa, cases=job.cases)
+
+
+def _own_output() -> TextIO:
+    """Standard output for answers alone: file descriptor 1 becomes another standard error."""
+    sys.stdout.flush()
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own
+
+
+if __name__ == "__main__":
+    main()

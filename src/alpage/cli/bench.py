@@ -1,0 +1,73 @@
+"""`alpage bench`: this machine's figures, alone or beside a peer's."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alpage.bench.report import Report
+from alpage.bench.session import Options, check, measure
+from alpage.cli.loading import ready
+from alpage.cli.options import Model, Threads
+from alpage.cli.output import note, print_table, say
+from alpage.core.paths import atomic_write
+from alpage.core.settings import Settings
+from alpage.weights.catalogue import DEFAULT_MODEL
+
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENGINE",
+        help="Measure another engine in turns, on the same file: llama.cpp (the extra 'bench').",
+    ),
+]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Save everything as JSON; - prints it instead."),
+]
+Runs = Annotated[int, typer.Option(metavar="N", help="Rounds; medians are shown.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter measurements.")]
+
+
+def command(
+    model: Model = DEFAULT_MODEL,
+    json: JsonFile = None,
+    against: Against = None,
+    runs: Runs = 5,
+    threads: Threads = None,
+    quick: Quick = False,
+) -> None:
+    """Measure speed on this machine: prompts, answers, many at once, start-up and memory.
+
+    Each engine has a process of its own, and they take turns. Nothing else should be running.
+    """
+    settings = Settings.from_environment()
+    wanted = Options(
+        model=ready(model, settings),
+        threads=threads or settings.threads,
+        isa=settings.isa,
+        runs=runs,
+        quick=quick,
+        against=against,
+        command=shlex.join(["alpage", *sys.argv[1:]]),
+    )
+    check(wanted)
+    report = measure(wanted, lambda what: note(f"measuring {what}"))
+    if json == "-":
+        say(report.to_json())
+        return
+    _show(report)
+    if json is not None:
+        with atomic_write(Path(json)) as file:
+            file.write(f"{report.to_json()}\n".encode())
+        note(f"saved as {json}")
+
+
+def _show(report: Report) -> None:
+    say("\n".join(report.context()) + "\n")
+    head, *rows = report.table()
+    print_table(head, rows)
+    for line in report.notes:
+        note(f"note: {line}")

@@ -1,0 +1,1 @@
+"""How good a model is: what it predicts, measured on texts."""
