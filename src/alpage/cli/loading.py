@@ -12,12 +12,12 @@ from alpage.weights.catalogue import CATALOGUE, Entry, installed, resolve
 from alpage.weights.pull import pull
 
 
-def ready(model: str, settings: Settings) -> Path:
+def ready(model: str, settings: Settings | None = None) -> Path:
     """The file or folder of a name or path; a catalogue model that is not here is downloaded.
 
     What is downloaded, how large it is and from where is said on standard error first.
     """
-    home = cache_home(settings)
+    home = cache_home(settings or Settings.from_environment())
     entry = CATALOGUE.get(model)
     if entry is not None and installed(entry, home) is None:
         fetch(entry, home)
@@ -41,20 +41,23 @@ def fetch(entry: Entry, home: Path) -> Path:
 
 
 def load(
-    model: str,
+    model: str | Path,
     *,
     engine: EngineName = "native",
     threads: int | None = None,
     context: int | None = None,
     cache_tokens: int | None = None,
 ) -> Llama:
-    """`Llama.load` for a command: settings from the environment, a first download explained."""
-    settings = Settings.from_environment()
+    """`Llama.load` for a command: a name that is not here yet is fetched as `ready` does."""
     return Llama.load(
-        ready(model, settings),
+        ready(model) if isinstance(model, str) else model,
         engine=engine,
         threads=threads,
         context=context,
         cache_tokens=cache_tokens,
-        settings=settings,
     )
+
+
+def title(asked: str, llm: Llama) -> str:
+    """What to call the model that was asked for: the catalogue's name for it, or its file's."""
+    return CATALOGUE[asked].title if asked in CATALOGUE else llm.model.name

@@ -14,7 +14,7 @@ _ANSWER = "How the answer is made"
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="A name of the catalogue, a GGUF file, or a folder in Hugging Face's layout.",
     ),
 ]
