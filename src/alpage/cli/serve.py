@@ -1,0 +1,101 @@
+"""`alpage serve`: models over HTTP."""
+
+import contextlib
+import os
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alpage.cli.loading import load
+from alpage.cli.options import Context, Engine, Threads
+from alpage.cli.output import note, say
+from alpage.core.errors import UsageError
+from alpage.llama import Llama
+from alpage.server.process import open_socket, serve, url_of, warning
+from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL
+
+_SERVER = "Server"
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="Names of the catalogue, GGUF files, or folders in Hugging Face's layout. "
+        f"Default: {DEFAULT_MODEL}.",
+        show_default=False,
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address to listen on. Default: 127.0.0.1, which only this machine can reach.",
+        rich_help_panel=_SERVER,
+        show_default=False,
+    ),
+]
+Port = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Port to listen on; 0 takes any free one.", rich_help_panel=_SERVER
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Say where the server listens as one line of JSON, for programs.",
+        rich_help_panel=_SERVER,
+    ),
+]
+
+
+def command(
+    models: Models = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    threads: Threads = None,
+    context: Context = None,
+    engine: Engine = "native",
+    json: Json = False,
+) -> None:
+    """Serve models over HTTP, with an OpenAI-compatible API, until Ctrl-C.
+
+    A model is called by its name in the catalogue, or by its file's name without the ending.
+    """
+    wanted = names_of(models or [DEFAULT_MODEL])
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(open_socket(host, port))  # a taken port is known at once
+        if told := warning(host):
+            note(f"alpage: {told}")
+        loaded: dict[str, Llama] = {}
+        for name, model in wanted.items():
+            llm = load(model, engine=engine, threads=threads, context=context)
+            loaded[name] = stack.enter_context(llm)
+        url = url_of(sock, host)
+
+        def on_start() -> None:
+            if json:
+                say(dumps({"url": url, "models": list(loaded), "pid": os.getpid()}))
+                return
+            say(f"Serving {', '.join(loaded)} at {url}/v1 (OpenAI's API). Ctrl-C ends it.")
+
+        serve(loaded, sock, host=host, on_start=on_start)
+
+
+def names_of(models: list[str]) -> dict[str, str]:
+    """What clients call each model; a UsageError where two would have one name."""
+    named: dict[str, str] = {}
+    for model in models:
+        path = Path(model)
+        name = model if model in CATALOGUE else path.resolve().name
+        name = name.removesuffix(".gguf")
+        if name in named:
+            raise UsageError(
+                f"{named[name]} and {model} would both be called {name!r}; serve one of them, or "
+                "rename a file"
+            )
+        named[name] = model
+    return named

@@ -1,0 +1,1 @@
+"""OpenAI's dialect: what its clients send, and what they expect back."""

@@ -1,0 +1,124 @@
+"""POST /v1/chat/completions: pieces of answers to OpenAI's JSON, whole and as events."""
+
+import secrets
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any
+
+from alpage.llama import Piece, TextRequest, TokenLogprob
+from alpage.server.events import event
+from alpage.server.openai.answers import Heading, UsageSum, finish_of, finite, joined_text
+from alpage.server.openai.chat_request import ChatRequest
+from alpage.server.running import Run
+from alpage.server.served import Served
+
+
+def _heading(served: Served) -> Heading:
+    return Heading(served, "chatcmpl")
+
+
+async def whole(
+    asked: ChatRequest, served: Served, requests: Sequence[TextRequest]
+) -> dict[str, Any]:
+    """The answer when all of it is there."""
+    usage = UsageSum(asked.choices)
+    pieces: list[list[Piece]] = [[] for _ in requests]
+    async with Run(served, requests) as run:
+        async for index, piece in run:
+            pieces[index].append(piece)
+            if piece.usage is not None:
+                usage.add(index, piece.usage)
+    choices = [_choice(index, own) for index, own in enumerate(pieces)]
+    return {
+        **_heading(served).fields("chat.completion"),
+        "choices": choices,
+        "usage": usage.value,
+    }
+
+
+def _choice(index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+    calls = [_call(call.name, call.arguments) for piece in pieces for call in piece.tool_calls]
+    text = joined_text(pieces)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": text if text or not calls else None,
+        "refusal": None,
+    }
+    if calls:
+        message["tool_calls"] = calls
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(pieces),
+        "finish_reason": _finish(finish_of(pieces[-1]), bool(calls)),
+    }
+
+
+async def events(
+    asked: ChatRequest, served: Served, requests: Sequence[TextRequest]
+) -> AsyncGenerator[bytes, None]:
+    """The answer as it comes, in server-sent events."""
+    head = _heading(served).fields("chat.completion.chunk")
+    if asked.wants_usage:
+        head["usage"] = None
+    usage = UsageSum(asked.choices)
+    calls = [0] * len(requests)
+    begun: set[int] = set()
+    async with Run(served, requests) as run:
+        async for index, piece in run:
+            if index not in begun:
+                begun.add(index)
+                first = {"role": "assistant", "content": "", "refusal": None}
+                yield _chunk(head, index, first)
+            if piece.text or piece.logprobs:
+                yield _chunk(head, index, {"content": piece.text}, logprobs=_logprobs([piece]))
+            for call in piece.tool_calls:
+                delta = {"index": calls[index], **_call(call.name, call.arguments)}
+                calls[index] += 1
+                yield _chunk(head, index, {"tool_calls": [delta]})
+            if piece.usage is not None:
+                usage.add(index, piece.usage)
+                yield _chunk(head, index, {}, _finish(finish_of(piece), calls[index] > 0))
+    if asked.wants_usage:
+        yield event({**head, "choices": [], "usage": usage.value})
+    yield b"data: [DONE]\n\n"
+
+
+def _chunk(
+    head: dict[str, Any],
+    index: int,
+    delta: dict[str, Any],
+    finish: str | None = None,
+    *,
+    logprobs: dict[str, Any] | None = None,
+) -> bytes:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    return event({**head, "choices": [choice]})
+
+
+def _finish(reason: str | None, calls: bool) -> str | None:
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def _call(name: str, arguments: str) -> dict[str, Any]:
+    return {
+        "id": f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def _logprobs(pieces: Iterable[Piece]) -> dict[str, Any] | None:
+    given = [piece.logprobs for piece in pieces if piece.logprobs is not None]
+    if not given:
+        return None
+    entries = [
+        {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}
+        for tokens in given
+        for token in tokens
+    ]
+    return {"content": entries, "refusal": None}
+
+
+def _entry(token: TokenLogprob) -> dict[str, Any]:
+    assert token.logprob is not None  # only the first token of a prompt has none
+    return {"token": token.text, "bytes": list(token.data), "logprob": finite(token.logprob)}

@@ -1,0 +1,147 @@
+"""The body of POST /v1/chat/completions."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from alpage.llama import Llama, TextRequest
+from alpage.server.errors import RequestError
+from alpage.server.openai.fields import MAX_LOGPROBS, Fields, Refused, SharedFields
+
+_NAME = r"^[a-zA-Z0-9_.-]{1,128}$"
+
+
+class TextPart(Fields):
+    """The one kind of content part that a text model reads."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(Fields):
+    """A call that the model made earlier; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class EarlierCall(Fields):
+    """A tool call in an assistant's message."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # left over where clients put streamed calls together
+
+
+class ChatMessage(Fields):
+    """One message of the conversation. What a role needs is checked where it is rendered."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True)] | None = None
+    tool_call_id: str | None = None
+    # Clients send an earlier answer back as it was.
+    refusal: Refused = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: Refused = None
+    function_call: Refused = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as templates read it: what was given, and `developer` as `system`."""
+        shown = self.model_dump(exclude_unset=True)
+        for name in ("refusal", "annotations", "audio", "function_call"):
+            shown.pop(name, None)
+        if self.role == "developer":
+            shown["role"] = "system"
+        return {key: value for key, value in shown.items() if value is not None}
+
+
+class FunctionDefinition(Fields):
+    """What a tool does; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None
+
+
+class Tool(Fields):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class ResponseFormat(Fields):
+    """Plain text; other formats need constrained decoding."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(SharedFields):
+    """The whole body."""
+
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: Literal[True] | None = None
+    response_format: ResponseFormat | None = None
+    # Values that change nothing here.
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
+    prompt_cache_key: str | None = None
+    # Fields of OpenAI's that are not supported.
+    audio: Refused = None
+    function_call: Refused = None
+    functions: Refused = None
+    moderation: Refused = None
+    prediction: Refused = None
+    prompt_cache_retention: Refused = None
+    reasoning_effort: Refused = None
+    verbosity: Refused = None
+    web_search_options: Refused = None
+
+    def check(self) -> None:
+        """What no single field can tell; a RequestError."""
+        super().check()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
+        one, other = self.max_tokens, self.max_completion_tokens
+        if one is not None and other is not None and one != other:
+            raise RequestError(
+                f"max_tokens is {one} and max_completion_tokens is {other}; give one of them",
+                param="max_tokens",
+            )
+
+    @property
+    def offered_tools(self) -> list[dict[str, Any]] | None:
+        """Tools that the model is told of: none with tool_choice "none"."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        return [tool.model_dump(exclude_unset=True) for tool in self.tools]
+
+    def text_requests(self, llm: Llama) -> list[TextRequest]:
+        """One request for each choice. Renders and encodes, which takes a while."""
+        options = self.options()
+        options["max_tokens"] = self.max_completion_tokens or self.max_tokens
+        options["top_logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
+        first = llm.chat_request(
+            [message.for_template() for message in self.messages],
+            tools=self.offered_tools,
+            stop=self.stops,
+            **options,
+        )
+        return [
+            dataclasses.replace(
+                first, sampling=dataclasses.replace(first.sampling, seed=self.seed_of(choice))
+            )
+            for choice in range(self.choices)
+        ]

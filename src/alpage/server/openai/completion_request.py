@@ -1,0 +1,89 @@
+"""The body of POST /v1/completions."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from alpage.llama import Llama, TextRequest
+from alpage.server.errors import RequestError
+from alpage.server.openai.fields import MAX_CHOICES, MAX_LOGPROBS, Refused, SharedFields
+
+_MAX_IDS = 1 << 20
+_MAX_PROMPTS = 2048
+
+Ids = Annotated[list[int], Field(fail_fast=True, max_length=_MAX_IDS)]
+Texts = Annotated[list[str], Field(fail_fast=True, max_length=_MAX_PROMPTS)]
+IdLists = Annotated[list[Ids], Field(fail_fast=True, max_length=_MAX_PROMPTS)]
+
+
+class CompletionRequest(SharedFields):
+    """The whole body. `max_tokens` 0 with `echo` scores the prompt and adds nothing."""
+
+    prompt: str | Texts | Ids | IdLists
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: int | None = None
+    # Fields of OpenAI's that are not supported.
+    suffix: Refused = None
+
+    def check(self) -> None:
+        """What no single field can tell; a RequestError."""
+        super().check()
+        if self.best_of is not None and self.best_of != self.choices:
+            raise RequestError(
+                f"best_of is {self.best_of}: only the value of n, {self.choices}, is supported",
+                param="best_of",
+                code="unsupported_parameter",
+            )
+        if not self.prompt:
+            raise RequestError("the prompt is empty; give at least one token", param="prompt")
+        if self.choices > 1 and self.choices * len(self.prompts) > MAX_CHOICES:
+            raise RequestError(
+                f"{len(self.prompts)} prompts with n={self.n} make "
+                f"{self.choices * len(self.prompts)} answers; at most {MAX_CHOICES} are made "
+                "where n is more than 1",
+                param="n",
+            )
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError(
+                "max_tokens is 0: that works with echo=true only", param="max_tokens"
+            )
+
+    @property
+    def prompts(self) -> Sequence[str | Sequence[int]]:
+        """Each of them text or ids."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
+
+    def text_requests(self, llm: Llama) -> list[TextRequest]:
+        """One request for each choice of each prompt, choices of a prompt together."""
+        options = self.options()
+        options["max_tokens"] = self.max_tokens or None
+        options["top_logprobs"] = self.logprobs
+        requests: list[TextRequest] = []
+        for prompt in self.prompts:
+            first = llm.completion_request(
+                prompt,
+                stop=self.stops,
+                prompt_logprobs=bool(self.echo) and self.logprobs is not None,
+                answer=self.max_tokens != 0,
+                **options,
+            )
+            requests += [
+                dataclasses.replace(
+                    first, sampling=dataclasses.replace(first.sampling, seed=self.seed_of(choice))
+                )
+                for choice in range(self.choices)
+            ]
+        return requests
+
+    def echoed(self, llm: Llama, requests: Sequence[TextRequest]) -> list[str]:
+        """What each choice's text begins with: its prompt, with `echo`."""
+        if not self.echo:
+            return [""] * len(requests)
+        prompts = [prompt for prompt in self.prompts for _ in range(self.choices)]
+        return [prompt if isinstance(prompt, str) else llm.detokenize(prompt) for prompt in prompts]

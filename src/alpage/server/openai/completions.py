@@ -1,0 +1,146 @@
+"""POST /v1/completions: pieces of answers to OpenAI's JSON, whole and as events."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from alpage.llama import Llama, Piece, TextRequest, TokenLogprob
+from alpage.server.events import event
+from alpage.server.openai.answers import Heading, UsageSum, finish_of, finite, joined_text
+from alpage.server.openai.completion_request import CompletionRequest
+from alpage.server.running import Run
+from alpage.server.served import Served
+
+
+def _heading(served: Served) -> Heading:
+    return Heading(served, "cmpl")
+
+
+async def whole(
+    asked: CompletionRequest, served: Served, requests: Sequence[TextRequest], echoed: Sequence[str]
+) -> dict[str, Any]:
+    """The answer when all of it is there."""
+    usage = UsageSum(asked.choices)
+    pieces: list[list[Piece]] = [[] for _ in requests]
+    async with Run(served, requests) as run:
+        async for index, piece in run:
+            pieces[index].append(piece)
+            if piece.usage is not None:
+                usage.add(index, piece.usage)
+    choices = []
+    for index, own in enumerate(pieces):
+        table = LogprobTable(served.llm, asked.logprobs)
+        for piece in own:
+            table.add(piece)
+        choices.append(
+            _choice(index, echoed[index] + joined_text(own), table.take(), finish_of(own[-1]))
+        )
+    return {
+        **_heading(served).fields("text_completion"),
+        "choices": choices,
+        "usage": usage.value,
+    }
+
+
+async def events(
+    asked: CompletionRequest, served: Served, requests: Sequence[TextRequest], echoed: Sequence[str]
+) -> AsyncGenerator[bytes, None]:
+    """The answer as it comes, in server-sent events."""
+    head = _heading(served).fields("text_completion")
+    if asked.wants_usage:
+        head["usage"] = None
+    usage = UsageSum(asked.choices)
+    tables = [LogprobTable(served.llm, asked.logprobs) for _ in requests]
+    begins = list(echoed)
+    async with Run(served, requests) as run:
+        async for index, piece in run:
+            tables[index].add(piece)
+            text, begins[index] = begins[index] + piece.text, ""
+            finish = finish_of(piece)
+            if text or finish or tables[index]:
+                choice = _choice(index, text, tables[index].take(), finish)
+                yield event({**head, "choices": [choice]})
+            if piece.usage is not None:
+                usage.add(index, piece.usage)
+    if asked.wants_usage:
+        yield event({**head, "choices": [], "usage": usage.value})
+    yield b"data: [DONE]\n\n"
+
+
+def _choice(
+    index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None
+) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+class LogprobTable:
+    """Log-probabilities in the columns of OpenAI's completions; `top` None leaves them out.
+
+    `text_offset` counts characters of the choice's text. A token that is not the end of a
+    character begins where that character does.
+    """
+
+    def __init__(self, llm: Llama, top: int | None) -> None:
+        self._llm = llm
+        self._top = top
+        self._bytes = b""  # of a character that is not complete
+        self._offset = 0
+        self._rows: list[tuple[TokenLogprob, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, piece: Piece) -> None:
+        """Take what a piece says about the prompt or the answer."""
+        if self._top is None:
+            return
+        for token in (*(piece.prompt_logprobs or ()), *(piece.logprobs or ())):
+            self._rows.append((token, self._offset))
+            if self._is_text(token):
+                self._advance(token.data)
+
+    def take(self) -> dict[str, Any] | None:
+        """The rows since the last time."""
+        if self._top is None:
+            return None
+        rows, self._rows = self._rows, []
+        return {
+            "tokens": [_name(token) for token, _ in rows],
+            "token_logprobs": [
+                None if token.logprob is None else finite(token.logprob) for token, _ in rows
+            ],
+            "top_logprobs": [_likely(token) for token, _ in rows] if self._top else None,
+            "text_offset": [offset for _, offset in rows],
+        }
+
+    def _is_text(self, token: TokenLogprob) -> bool:
+        tokenizer = self._llm.tokenizer
+        return token.id < tokenizer.vocab_size and not tokenizer.is_special(token.id)
+
+    def _advance(self, data: bytes) -> None:
+        data = self._bytes + data
+        try:
+            text, self._bytes = data.decode(), b""
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data":
+                text, self._bytes = data[: error.start].decode(), data[error.start :]
+            else:
+                text, self._bytes = data.decode("utf-8", "replace"), b""
+        self._offset += len(text)
+
+
+def _likely(token: TokenLogprob) -> dict[str, float] | None:
+    """The most likely tokens and the one that stands there, or None where nothing predicted."""
+    if token.logprob is None:
+        return None
+    likely = {
+        _name(other): finite(other.logprob) for other in token.top if other.logprob is not None
+    }
+    return likely | {_name(token): finite(token.logprob)}
+
+
+def _name(token: TokenLogprob) -> str:
+    """A token's text; bytes that are no text are spelled, so that names stay distinct."""
+    try:
+        return token.data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.data)

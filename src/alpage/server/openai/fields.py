@@ -1,0 +1,198 @@
+"""Fields that chats and completions share, and how a body becomes a checked request.
+
+Nothing is ignored in silence. A field is honoured; or it is declared here with the only values that
+change no answer, and every other value is refused by name; or it is unknown and refused.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
+
+from alpage.core.types import ContextPolicy
+from alpage.llama import SamplingOptions
+from alpage.server.errors import RequestError
+
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+_MAX_DETAILS = 1000
+_SEEDS = 1 << 64
+
+
+def _refuse(value: Any) -> Any:
+    if value is None:
+        return value
+    raise PydanticCustomError("unsupported", "this server does not support it; leave it out")
+
+
+Refused = Annotated[None, BeforeValidator(_refuse)]
+"""A field of OpenAI's that only null is accepted for."""
+
+Strings = Annotated[list[str], Field(fail_fast=True)]
+
+
+class Fields(BaseModel):
+    """JSON with exactly these fields, each of exactly its type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class StreamOptions(Fields):
+    """`include_usage`: one more event at the end, with the tokens used."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class SharedFields(Fields):
+    """What both kinds of request have. Ranges of sampling fields are checked by the engine."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: str | Strings | None = None
+    seed: Annotated[int, Field(ge=-(_SEEDS >> 1), lt=_SEEDS)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    # Extensions of Alpage.
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    context_policy: ContextPolicy | None = None
+    # Accepted because they say who asks, not what is answered.
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+
+    @property
+    def choices(self) -> int:
+        """Answers for each prompt."""
+        return self.n or 1
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with an event about usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def stops(self) -> Sequence[str]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+
+    def check(self) -> None:
+        """What no single field can tell; a RequestError."""
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options works with stream=true only", param="stream_options")
+
+    def options(self) -> SamplingOptions:
+        """The sampling fields over OpenAI's defaults, temperature 1 and top_p 1."""
+        options: SamplingOptions = {"temperature": 1.0, "top_p": 1.0}
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "logit_bias": self.logit_bias,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "context_policy": self.context_policy,
+        }
+        options.update({k: v for k, v in given.items() if v is not None})  # type: ignore[typeddict-item]
+        return options
+
+    def seed_of(self, choice: int) -> int | None:
+        """The seed of choice number `choice`; OpenAI's seeds may be negative."""
+        return None if self.seed is None else (self.seed + choice) % _SEEDS
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """A checked request out of JSON, or a RequestError about the first mistake in it."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _explained(model, body, error) from None
+
+
+def _explained(model: type[BaseModel], body: bytes, error: ValidationError) -> RequestError:
+    if error.error_count() > _MAX_DETAILS:  # each detail costs memory
+        return RequestError(f"the body has {error.error_count()} mistakes")
+    details = error.errors(include_url=False)
+    if details[0]["type"] == "json_invalid":
+        return RequestError(f"the body is not JSON: {details[0]['msg']}", code="invalid_json")
+    data = from_json(body)
+    if not isinstance(data, dict):
+        return RequestError("the body must be a JSON object, not another kind of value")
+    placed = [(_place(data, detail["loc"]), detail) for detail in details]
+    # A union complains for each of its kinds; the one that got furthest knows best.
+    deepest = [
+        (place, detail)
+        for place, detail in placed
+        if not any(len(other) > len(place) and other[: len(place)] == place for other, _ in placed)
+    ]
+    place, detail = deepest[0]
+    reasons = dict.fromkeys(_reason(model, d) for p, d in deepest if p == place)
+    return RequestError(
+        f"{_path(place)}{_shown(detail)}: {' or '.join(reasons)}",
+        param=_path(place) or None,
+        code=_CODES.get(detail["type"], "invalid_value"),
+    )
+
+
+_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "unsupported": "unsupported_parameter",
+    "literal_error": "unsupported_value",
+}
+
+
+def _place(data: Any, location: Sequence[int | str]) -> tuple[int | str, ...]:
+    """`location` without the names of union members that pydantic puts into it."""
+    place: list[int | str] = []
+    for position, part in enumerate(location):
+        inside = data[part] if _holds(data, part) else None
+        if _holds(data, part) or (position == len(location) - 1 and isinstance(data, dict)):
+            place.append(part)
+            data = inside
+    return tuple(place)
+
+
+def _holds(data: Any, part: int | str) -> bool:
+    if isinstance(data, Mapping):
+        return part in data
+    return isinstance(data, list) and isinstance(part, int) and part < len(data)
+
+
+def _path(place: Sequence[int | str]) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p:.80}" for p in place).lstrip(".")
+
+
+def _shown(detail: ErrorDetails) -> str:
+    if detail["type"] in ("missing", "extra_forbidden"):
+        return ""
+    text = json.dumps(detail["input"], ensure_ascii=False, default=repr)
+    return f" is {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _reason(model: type[BaseModel], detail: ErrorDetails) -> str:
+    if detail["type"] == "missing":
+        return "this field is required"
+    if detail["type"] == "literal_error":
+        expected = str(detail["ctx"]["expected"])
+        return f"supported is {expected.replace('True', 'true').replace('False', 'false')}"
+    if detail["type"] != "extra_forbidden":
+        return detail["msg"].replace("Input should be", "it should be")
+    name = str(detail["loc"][-1])
+    near = difflib.get_close_matches(name[:80], model.model_fields, 1)
+    return "there is no such field" + (f"; did you mean {near[0]}?" if near else "")
