@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <new>
 #include <stdexcept>
 
 #include "forward.h"
@@ -28,6 +29,9 @@ void check_shape(const ModelShape& s) {
     }
     if (s.n_heads % s.n_kv_heads) refuse("heads must be a multiple of key/value heads");
     if (s.head_dim % 2) refuse("head_dim must be even");
+    for (int64_t heads : {s.n_heads, s.n_kv_heads}) {
+        if (heads * s.head_dim > int64_t{1} << 30) refuse("heads x head_dim must be at most 2^30");
+    }
     if (s.inverse_frequencies.size() != static_cast<size_t>(s.head_dim / 2)) {
         refuse("inverse_frequencies must have head_dim / 2 values");
     }
@@ -77,11 +81,11 @@ bool Model::set_matrix(const std::string& name, int64_t layer, TensorType type, 
                std::to_string(wanted_columns) + ", not " + std::to_string(rows) + " x " +
                std::to_string(columns));
     }
-    Matrix matrix(type, rows, columns);
     const FileBlock block = file_block(type);
     if (bytes != static_cast<size_t>(rows * (columns / block.elements) * block.bytes)) {
         refuse(name + ": " + std::to_string(bytes) + " bytes are not what its shape needs");
     }
+    Matrix matrix(type, rows, columns);  // after the check: memory only for what is there
     if (order) {
         if (order_size != static_cast<size_t>(rows)) refuse("row order must have one entry a row");
         for (size_t r = 0; r < order_size; ++r) {
@@ -126,6 +130,10 @@ void Model::finish(int64_t pages) {
         whole = whole && !l.attention_norm.empty() && !l.ffn_norm.empty();
     }
     if (!whole) refuse("weights are missing");
+    const double elements = static_cast<double>(pages) * static_cast<double>(page_tokens) *
+                            static_cast<double>(w.shape.n_layers * w.shape.n_kv_heads) *
+                            static_cast<double>(w.shape.head_dim + 15);
+    if (elements > 0x1p60) throw std::bad_alloc();
     parts_->cache = KvCache(w.shape, pages);
     parts_->forward = std::make_unique<Forward>(w, *parts_->pool, *parts_->kernels, parts_->cache);
 }

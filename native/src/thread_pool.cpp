@@ -34,12 +34,19 @@ void wait_change(const std::atomic<uint32_t>& value, uint32_t old) {
 ThreadPool::ThreadPool(int size) : size_(size) {
     if (size < 1 || size > 1024) throw std::invalid_argument("threads must be 1 to 1024");
     threads_.reserve(static_cast<size_t>(size) - 1);
-    for (int thread = 1; thread < size; ++thread) {
-        threads_.emplace_back([this, thread] { work(thread); });
+    try {
+        for (int thread = 1; thread < size; ++thread) {
+            threads_.emplace_back([this, thread] { work(thread); });
+        }
+    } catch (...) {  // the system gives no more threads: end those that run
+        stop();
+        throw;
     }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
     stop_.store(true, std::memory_order_relaxed);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();

@@ -14,7 +14,7 @@ namespace alpage {
 // sleep, so an idle pool costs nothing. One `run` at a time.
 class ThreadPool {
 public:
-    explicit ThreadPool(int size);
+    explicit ThreadPool(int size);  // throws std::system_error when the system refuses a thread
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
@@ -29,6 +29,7 @@ public:
 
 private:
     void work(int thread);
+    void stop();
 
     const int size_;
     const std::function<void(int)>* job_ = nullptr;

@@ -52,7 +52,7 @@ Scales scales_of(TensorType type) {
 double scale_value(check::Rng& rng, Style style, double usual) {
     const double sign = check::integer(rng, 0, 1) ? 1 : -1;
     switch (style) {
-        case Style::tiny: return sign * std::ldexp(1, static_cast<int>(-check::integer(rng, 18, 24)));
+        case Style::tiny: return sign / static_cast<double>(1 << check::integer(rng, 18, 24));
         case Style::large: return sign * 60000;
         default: return check::normal(rng, 1)[0] * usual;
     }
@@ -69,9 +69,9 @@ void fill_block(check::Rng& rng, TensorType type, Style style, double size, uint
     const Scales scales = scales_of(type);
     for (int at : scales.at) store_half(scale_value(rng, style, size / scales.quant), block + at);
     if (style == Style::lowest || style == Style::highest) {  // sub-scales stay random
-        const int first = type == TensorType::Q6_K ? 192 : 4, count = type == TensorType::Q6_K ? 16 : 12;
         if (bytes < 100) return;
-        for (int i = 0; i < count; ++i) {
+        const int first = type == TensorType::Q6_K ? 192 : 4;
+        for (int i = 0; i < (type == TensorType::Q6_K ? 16 : 12); ++i) {
             block[first + i] = static_cast<uint8_t>(check::integer(rng, 0, 255));
         }
     }
@@ -196,7 +196,8 @@ FileMatrix random_matrix(check::Rng& rng, TensorType type, int64_t rows, int64_t
         }
         Block decoded;
         decode(type, at, decoded);
-        matrix.weights.insert(matrix.weights.end(), decoded.weights, decoded.weights + decoded.filled);
+        matrix.weights.insert(matrix.weights.end(), decoded.weights,
+                              decoded.weights + decoded.filled);
         matrix.magnitudes.insert(matrix.magnitudes.end(), decoded.magnitudes,
                                  decoded.magnitudes + decoded.filled);
     }

@@ -15,8 +15,8 @@ inline constexpr TensorType all_types[] = {
 
 const char* type_name(TensorType type);
 
-// normal: weights of about `size`. lowest and highest: all quants the least or the greatest. tiny and large:
-// the smallest half-precision scales there are, and large ones. zero: all bytes 0.
+// normal: weights of about `size`. lowest and highest: all quants the least or the greatest. tiny
+// and large: the smallest half-precision scales there are, and large ones. zero: all bytes 0.
 enum class Style { normal, lowest, highest, tiny, large, zero };
 inline constexpr Style all_styles[] = {Style::normal, Style::lowest, Style::highest,
                                        Style::tiny,   Style::large,  Style::zero};

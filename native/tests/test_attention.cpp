@@ -116,7 +116,8 @@ void check_query(const std::string& isa, const Cached& c, const std::vector<floa
               where << "total " << got.total[query] << ", exact " << total);
         for (size_t d = 0; d < q.size(); ++d) {
             const double x = got.out[query * static_cast<size_t>(got.stride) + d];
-            CHECK(std::fabs(x - exact[d]) <= bound * 4 * total, where << x << ", exact " << exact[d]);
+            CHECK(std::fabs(x - exact[d]) <= bound * 4 * total,
+                  where << x << ", exact " << exact[d]);
         }
     }
 }
@@ -128,11 +129,12 @@ TEST(attention_equals_double_precision_in_any_company) {
     for (int64_t head_dim : {2, 8, 16, 20, 64, 80, 128}) {
         for (int tokens : {1, 2, 15, 16, 17, 33, 100, 255, 256}) {
             const float size = check::integer(rng, 0, 1) ? 1.0f : 4.0f;
+            const float scaling = 1 / std::sqrt(static_cast<float>(head_dim));
             const Cached c(rng, head_dim, tokens, size);
             std::vector<std::vector<float>> q;
             std::vector<int> visible;
             for (int i = 0; i < attention_queries; ++i) {
-                q.push_back(check::normal(rng, head_dim, 1 / std::sqrt(static_cast<float>(head_dim))));
+                q.push_back(check::normal(rng, head_dim, scaling));
                 visible.push_back(i == 3 ? 0 : i == 5 ? tokens
                                              : static_cast<int>(check::integer(rng, 0, tokens)));
             }
@@ -150,10 +152,12 @@ TEST(attention_equals_double_precision_in_any_company) {
                     for (size_t i = 0; i < count; ++i) {
                         const Result& one = alone[first + i];
                         const float* out = &together.out[i * static_cast<size_t>(one.stride)];
-                        CHECK(!std::memcmp(out, one.out.data(), static_cast<size_t>(head_dim) * 4) &&
+                        const size_t bytes = static_cast<size_t>(head_dim) * 4;
+                        CHECK(!std::memcmp(out, one.out.data(), bytes) &&
                                   check::same_bits(together.maximum[i], one.maximum[0]) &&
                                   check::same_bits(together.total[i], one.total[0]),
-                              name << " head_dim " << head_dim << " query " << i << " of " << count);
+                              name << " head_dim " << head_dim << " query " << i << " of "
+                                   << count);
                     }
                 }
             }
@@ -189,7 +193,8 @@ TEST(attention_to_a_damaged_token_is_not_finite) {
                 const Result seen = attend(kernels, c, q, {20}, 0, 1);
                 CHECK(std::isnan(seen.out[0] / seen.total[0]), name << " " << place << key);
                 const Result before = attend(kernels, c, q, {place}, 0, 1);
-                CHECK(!place || std::isfinite(before.out[0] / before.total[0]), name << " " << place);
+                CHECK(!place || std::isfinite(before.out[0] / before.total[0]),
+                      name << " " << place);
             }
         }
     }

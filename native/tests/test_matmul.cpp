@@ -83,10 +83,11 @@ void check_values(const char* isa, const FileMatrix& file, const Inputs& inputs,
     for (int64_t r = 0; r < inputs.rows; ++r) {
         for (int64_t i = 0; i < file.rows; ++i) {
             double exact = 0, magnitude = 0;
+            const double* sizes = file.magnitudes.data() + i * file.columns;
             for (int64_t k = 0; k < file.columns; ++k) {
                 const double x = inputs.seen(file.type, r, k);
                 exact += file.row(i)[k] * x;
-                magnitude += file.magnitudes[static_cast<size_t>(i * file.columns + k)] * std::fabs(x);
+                magnitude += sizes[k] * std::fabs(x);
             }
             const double got = y[static_cast<size_t>(r * stride + i)];
             const double bound = magnitude * (additions + 6) * 0x1p-24 + 1e-38;
@@ -96,7 +97,7 @@ void check_values(const char* isa, const FileMatrix& file, const Inputs& inputs,
                       << ", bound " << bound);
         }
         for (int64_t i = file.rows; i < stride; ++i) {
-            CHECK(y[static_cast<size_t>(r * stride + i)] == canary, isa << " wrote past the matrix");
+            CHECK(y[static_cast<size_t>(r * stride + i)] == canary, isa << " wrote too far");
         }
     }
 }
@@ -170,11 +171,11 @@ TEST(packed_weights_are_the_files_weights) {
                 shuffled.dequantize_row(r, other.data());
                 CHECK(check::same_bits(row, other), type_name(type) << " row order, row " << r);
                 const int64_t source = order[static_cast<size_t>(r)];
+                const double* sizes = file.magnitudes.data() + source * file.columns;
                 for (int64_t k = 0; k < file.columns; ++k) {
-                    const double exact = file.row(source)[k];
-                    const double size = file.magnitudes[static_cast<size_t>(source * file.columns + k)];
-                    CHECK(std::fabs(row[static_cast<size_t>(k)] - exact) <= size * 0x1p-22,
-                          type_name(type) << " " << exact << " became " << row[static_cast<size_t>(k)]);
+                    const double exact = file.row(source)[k], got = row[static_cast<size_t>(k)];
+                    CHECK(std::fabs(got - exact) <= sizes[k] * 0x1p-22,
+                          type_name(type) << " " << exact << " became " << got);
                 }
             }
         }
@@ -188,7 +189,7 @@ TEST(weights_that_are_not_finite_are_noticed) {
         // Bytes of a NaN or an infinity in the first and in the last place of the last block.
         for (int place = 0; place < 2; ++place) {
             FileMatrix file = random_matrix(rng, type, 19, columns);
-            uint8_t* block = file.bytes.data() + file.bytes.size() - static_cast<size_t>(block_bytes);
+            uint8_t* block = &file.bytes[file.bytes.size() - static_cast<size_t>(block_bytes)];
             if (type == TensorType::F32) {
                 const float bad = place ? NAN : INFINITY;
                 std::memcpy(block, &bad, 4);

@@ -172,7 +172,9 @@ std::vector<Recipe> recipes() {
     for (TensorType type : all_types) {
         Recipe r;
         r.type = type;
-        if (file_block(type).elements == 256) r.dim = 256, r.heads = 16, r.ffn = 256, r.kv_heads = 4;
+        if (file_block(type).elements == 256) {
+            r.dim = 256, r.heads = 16, r.ffn = 256, r.kv_heads = 4;
+        }
         all.push_back(r);
     }
     const auto add = [&](int64_t heads, int64_t kv_heads, int64_t head_dim, TensorType type) {
@@ -211,7 +213,7 @@ TEST(logits_are_the_same_bits_in_any_company_and_with_any_threads) {
             for (int64_t length : {1, 7, 16, 33, 60}) {
                 texts.push_back(random_tokens(rng, length, r.vocab));
                 wanted.push_back(alone(*model, texts.back()));
-                for (float x : wanted.back()) CHECK(std::isfinite(x), name_of(r, isa, 1) << " " << x);
+                for (float x : wanted.back()) CHECK(std::isfinite(x), name_of(r, isa, 1));
             }
             for (int threads : {1, 2, 3}) {
                 const auto other = make(r, threads, isa);
@@ -232,7 +234,8 @@ TEST(long_texts_are_the_same_bits_in_any_pieces_and_with_any_threads) {
         const auto model = make(r, 1, isa);
         const std::vector<std::vector<int32_t>> texts{random_tokens(rng, 530, r.vocab),
                                                       random_tokens(rng, 257, r.vocab)};
-        const std::vector<std::vector<float>> wanted{alone(*model, texts[0]), alone(*model, texts[1])};
+        const std::vector<std::vector<float>> wanted{alone(*model, texts[0]),
+                                                     alone(*model, texts[1])};
         for (int threads : {1, 3}) {
             const auto other = make(r, threads, isa);
             check_company(name_of(r, isa, threads), *other, rng, texts, wanted);
@@ -263,7 +266,8 @@ TEST(instruction_sets_agree) {
             }
             // Another order of additions moves a value by 1e-7; where that moves an activation's
             // integer or a key's bf16 by one step, it moves the logits by up to 2^-9 of a part.
-            CHECK(rms < 2e-3 && worst < 2e-2 * size, name_of(r, isa, 2) << " " << rms << " " << worst);
+            CHECK(rms < 2e-3 && worst < 2e-2 * size,
+                  name_of(r, isa, 2) << " " << rms << " " << worst);
         }
     }
 }
@@ -293,7 +297,8 @@ TEST(hidden_states_are_what_the_head_multiplies) {
         for (int64_t v = 0; v < r.vocab; ++v) {
             double exact = 0;
             for (int64_t d = 0; d < r.dim; ++d) exact += head.row(v)[d] * kept[i * r.dim + d];
-            CHECK(std::fabs(logits[i * r.vocab + v] - exact) < 1e-4, logits[i * r.vocab + v] << exact);
+            const float got = logits[i * r.vocab + v];
+            CHECK(std::fabs(got - exact) < 1e-4, got << ", exact " << exact);
         }
     }
     CHECK(!std::memcmp(kept.data(), kept.data() + 2 * r.dim, static_cast<size_t>(r.dim) * 4),
@@ -310,8 +315,9 @@ TEST(wrong_arguments_throw_and_leave_the_model_usable) {
                              int64_t rows = 3, int64_t count = 3) {
         model->forward({rows, tokens, positions, sequences, table, 1, 1, outputs, count}, false);
     };
-    const int32_t negative[] = {0, -1, 1}, big[] = {0, 70, 1}, gap[] = {0, 2, 3}, down[] = {2, 1, 0},
-                  sixteen[] = {14, 15, 16}, page[] = {64}, later[] = {0, 1, 3}, two[] = {0, 0, 1};
+    const int32_t negative[] = {0, -1, 1}, big[] = {0, 70, 1}, gap[] = {0, 2, 3};
+    const int32_t down[] = {2, 1, 0}, sixteen[] = {14, 15, 16}, page[] = {64};
+    const int32_t later[] = {0, 1, 3}, two[] = {0, 0, 1};
     CHECK_THROWS(forward(negative, good, zeros, pages, good), std::out_of_range);
     CHECK_THROWS(forward(big, good, zeros, pages, good), std::out_of_range);
     CHECK_THROWS(forward(good, gap, zeros, pages, good), std::invalid_argument);
@@ -330,8 +336,8 @@ TEST(wrong_arguments_throw_and_leave_the_model_usable) {
 
     const std::vector<uint8_t> bytes(96 * 64 * 4, 0);
     std::vector<int32_t> order(96, 0);
-    const auto set = [&](const char* name, int64_t layer, int64_t rows, int64_t columns, size_t size,
-                         size_t order_size = 0) {
+    const auto set = [&](const char* name, int64_t layer, int64_t rows, int64_t columns,
+                         size_t size, size_t order_size = 0) {
         model->set_matrix(name, layer, TensorType::F32, rows, columns, bytes.data(), size,
                           order_size ? order.data() : nullptr, order_size);
     };
@@ -376,13 +382,18 @@ TEST(impossible_models_are_refused) {
 }
 
 TEST(sizes_that_overflow_are_refused_before_any_memory_is_taken) {
-    Recipe r;
-    r.dim = int64_t{1} << 30, r.heads = int64_t{1} << 30, r.kv_heads = 1, r.head_dim = 1 << 16;
-    Model model(shape_of(r), 1, "");
-    const uint8_t byte = 0;
-    const int64_t rows = int64_t{1} << 46;  // rows x columns x 4 bytes are 2^78: 0 in 64 bits
-    CHECK_THROWS(model.set_matrix("wq", 0, TensorType::F32, rows, r.dim, &byte, 0, nullptr, 0),
-                 std::exception);
-    CHECK_THROWS(model.set_matrix("w1", 0, TensorType::F32, r.ffn, r.dim, &byte, 1, nullptr, 0),
-                 std::invalid_argument);
+    Recipe wide;  // 2^46 rows of 2^30 columns are 2^78 bytes: 0 in 64 bits
+    wide.dim = wide.heads = int64_t{1} << 30, wide.kv_heads = 1, wide.head_dim = 1 << 16;
+    CHECK_THROWS(Model(shape_of(wide), 1, ""), std::invalid_argument);
+    Recipe tall;
+    tall.dim = tall.ffn = int64_t{1} << 30;
+    Model model(shape_of(tall), 1, "");
+    const uint8_t byte = 0;  // the matrix would take 2^62 bytes
+    const auto set = [&] {
+        model.set_matrix("w1", 0, TensorType::F32, tall.ffn, tall.dim, &byte, 1, nullptr, 0);
+    };
+    CHECK_THROWS(set(), std::invalid_argument);
+    Recipe small;
+    const auto usable = make(small);
+    CHECK_THROWS(usable->finish((int64_t{1} << 31) + 1), std::invalid_argument);
 }

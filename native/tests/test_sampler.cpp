@@ -1,10 +1,11 @@
 // The sampler on small rows whose answer is known. tests/native compares it with the plain one.
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 
+#include "alpage/kernel_names.h"
 #include "alpage/sampler.h"
 #include "check.h"
+#include "kernels/kernels.h"
 
 using namespace alpage;
 
@@ -51,7 +52,8 @@ TEST(draws_follow_the_softmax) {
     const std::vector<double> cold = shares({0, std::log(2.0f), std::log(5.0f)}, with([](auto& p) {
                                                 p.temperature = 0.5f;
                                             }));
-    const double wanted[] = {1.0 / 8, 2.0 / 8, 5.0 / 8}, squared[] = {1.0 / 30, 4.0 / 30, 25.0 / 30};
+    const double wanted[] = {1.0 / 8, 2.0 / 8, 5.0 / 8};
+    const double squared[] = {1.0 / 30, 4.0 / 30, 25.0 / 30};
     for (size_t i = 0; i < 3; ++i) {
         CHECK(std::fabs(plain[i] - wanted[i]) < 0.03, plain[i]);
         CHECK(std::fabs(cold[i] - squared[i]) < 0.03, cold[i]);
@@ -132,13 +134,48 @@ TEST(logprobs_come_from_the_unmodified_logits) {
     CHECK(draw({0, 1, 2, 2}, params).top.size() == 4, "more than there are");
 }
 
-TEST(scores_of_targets) {
-    const Logits logits{0, 1, 2, 5, 5, -INFINITY};
-    double out[2];
-    const int32_t targets[] = {2, 1}, wrong[] = {0, 3}, negative[] = {-1, 0};
-    target_logprobs(logits.data(), 2, 3, targets, out);
-    CHECK(std::fabs(out[0] - (2 - std::log(1 + std::exp(1.0) + std::exp(2.0)))) < 1e-6, out[0]);
-    CHECK(std::fabs(out[1] + std::log(2.0)) < 1e-6, out[1]);
-    CHECK_THROWS(target_logprobs(logits.data(), 2, 3, wrong, out), std::out_of_range);
-    CHECK_THROWS(target_logprobs(logits.data(), 2, 3, negative, out), std::out_of_range);
+TEST(the_largest_logit_or_what_is_wrong) {
+    check::Rng rng(1);
+    for (int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 1000}) {
+        for (const std::string& name : kernel_names()) {
+            const Kernels& kernels = select_kernels(name.c_str());
+            Logits x = check::normal(rng, n, 1e30f);
+            CHECK(kernels.largest(x.data(), n) == *std::max_element(x.begin(), x.end()), name);
+            for (int64_t place = 0; place < n; place += n < 40 ? 1 : 111) {
+                Logits bad = x;
+                for (float wrong : {NAN, INFINITY}) {
+                    bad[static_cast<size_t>(place)] = wrong;
+                    CHECK(!std::isfinite(kernels.largest(bad.data(), n)), name << " " << wrong);
+                }
+                bad[static_cast<size_t>(place)] = -INFINITY;  // impossible, but not damaged
+                CHECK(kernels.largest(bad.data(), n) == *std::max_element(bad.begin(), bad.end()),
+                      name << " " << n << " " << place);
+            }
+        }
+    }
+}
+
+TEST(softmax_weights_equal_double_precision) {
+    check::Rng rng(2);
+    for (int64_t n : {1, 15, 16, 17, 1023, 1024, 1025, 5000}) {
+        for (float size : {0.0f, 1.0f, 30.0f, 1000.0f}) {
+            Logits x = check::normal(rng, n, size), out(x.size() + 1, 7);
+            if (n > 20) x[3] = x[static_cast<size_t>(n - 1)] = -INFINITY;
+            const float maximum = *std::max_element(x.begin(), x.end());
+            for (const std::string& name : kernel_names()) {
+                const double sum = select_kernels(name.c_str())
+                                       .softmax_weights(x.data(), n, maximum, 1.25f, out.data());
+                double total = 0;
+                for (size_t i = 0; i < x.size(); ++i) {
+                    const double exact = std::exp((static_cast<double>(x[i]) - maximum) * 1.25);
+                    total += exact;
+                    // The argument, at most 87 where it matters, is rounded twice.
+                    CHECK(std::fabs(out[i] - exact) <= exact * 1.2e-5 + 2e-38,
+                          name << " " << x[i] << " " << out[i] << ", exact " << exact);
+                }
+                CHECK(std::fabs(sum - total) <= total * 1e-6 + 1e-30, name << " " << sum << total);
+                CHECK(out.back() == 7, name << " wrote past the row");
+            }
+        }
+    }
 }

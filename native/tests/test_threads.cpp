@@ -1,4 +1,4 @@
-// The thread pool: every thread, every index, every barrier, also with more threads than processors.
+// The thread pool: every thread, index and barrier, also with more threads than processors.
 #include <atomic>
 #include <stdexcept>
 

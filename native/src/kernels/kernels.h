@@ -86,7 +86,7 @@ struct Kernels {
     // gate = silu(gate) * up
     void (*swiglu)(float* gate, const float* up, int64_t n);
     void (*attention)(const AttentionPart& part);
-    // The largest of n values; NaN if one is NaN or infinite.
+    // The largest of n values; not finite if one is NaN or +infinity, or all are -infinity.
     float (*largest)(const float* x, int64_t n);
     // out = exp((x - maximum) * inverse_temperature), 1e-38 at least; returns the sum.
     double (*softmax_weights)(const float* x, int64_t n, float maximum, float inverse_temperature,

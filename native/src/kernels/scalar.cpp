@@ -159,7 +159,7 @@ float largest(const float* x, int64_t n) {
     float most = -INFINITY, poison = 0;
     for (int64_t i = 0; i < n; ++i) {
         most = std::max(most, x[i]);
-        poison += x[i] * 0.0f;
+        poison += x[i] == -INFINITY ? 0.0f : x[i] * 0.0f;
     }
     return most + poison;
 }

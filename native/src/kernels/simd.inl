@@ -260,11 +260,13 @@ void quantise(const float* x, int64_t columns, int8_t* q, float* scale, float* s
         const float poison = V::reduce_add(V::mul(V::add(first, second), V::set1(0)));
         const float inverse = largest > 1e-30f ? activation_limit / largest : 0.0f;
         scale[b] = largest / activation_limit + poison;
-        const int total = V::split_store(V::mul(first, V::set1(inverse)), q);
-        const int rest = V::split_store(V::mul(second, V::set1(inverse)), q + 16);
-        sum[b] = scale[b] * static_cast<float>(total + rest);
-        sum16[2 * b] = scale[b] * static_cast<float>(total);
-        sum16[2 * b + 1] = scale[b] * static_cast<float>(rest);
+        // In float, where such sums are exact: integers made of NaN could overflow.
+        const auto total = static_cast<float>(V::split_store(V::mul(first, V::set1(inverse)), q));
+        const auto rest =
+            static_cast<float>(V::split_store(V::mul(second, V::set1(inverse)), q + 16));
+        sum[b] = scale[b] * (total + rest);
+        sum16[2 * b] = scale[b] * total;
+        sum16[2 * b + 1] = scale[b] * rest;
         q += 2 * block_columns;
     }
 }
@@ -401,12 +403,13 @@ float largest(const float* x, int64_t n) {
     for (; i + 16 <= n; i += 16) {
         const F value = V::loadf(x + i);
         most = V::max(most, value);
-        poison = V::fma(value, V::zero(), poison);
+        // Of NaN and a number, max gives its second argument.
+        poison = V::fma(V::max(V::set1(-FLT_MAX), value), V::zero(), poison);
     }
     float result = V::reduce_max(most), rest = V::reduce_add(poison);
     for (; i < n; ++i) {
         result = std::max(result, x[i]);
-        rest += x[i] * 0.0f;
+        rest += x[i] == -INFINITY ? 0.0f : x[i] * 0.0f;
     }
     return result + rest;
 }
