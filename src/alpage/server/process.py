@@ -24,6 +24,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise UsageError(f"the port must be between 0 and 65535, not {port}")
     try:
+        if not host:  # which would mean every address
+            raise OSError("it is empty")
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UsageError(f"{host!r} is no address of this machine: {error}") from error

@@ -96,7 +96,7 @@ class ChatRequest(SharedFields):
     # Values that change nothing here.
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     prompt_cache_key: str | None = None
     # Fields of OpenAI's that are not supported.
     audio: Refused = None

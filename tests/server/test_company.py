@@ -1,0 +1,162 @@
+"""Many clients at once, clients that leave, and an end that tells everyone."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from alpage import Llama
+from alpage.core.settings import Settings
+from alpage.server import process
+from alpage.server.process import Server, open_socket, url_of
+from alpage.server.served import ServedModels
+
+QUESTIONS = [f"Tell me about the number {number}." for number in range(8)]
+# An answer that goes on for thousands of tokens: the model may not end it.
+ENDLESS: dict[str, Any] = {
+    "model": "smollm2",
+    "prompt": "On and on",
+    "max_tokens": 100_000,
+    "logit_bias": {"0": -100, "1": -100, "2": -100},
+    "context_policy": "shift",
+}
+
+
+def test_eight_clients_get_what_they_get_alone(client: openai.OpenAI) -> None:
+    def ask(question: str) -> str:
+        answer = client.chat.completions.create(
+            model="smollm2",
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=16,
+        )
+        return str(answer.choices[0].message.content)
+
+    alone = [ask(question) for question in QUESTIONS]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, QUESTIONS)) == alone
+
+
+def wait_for(models: ServedModels, active: int) -> None:
+    (served,) = models
+    deadline = time.monotonic() + 30
+    while served.active != active and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert served.active == active
+
+
+def test_leaving_a_stream_frees_the_engine(
+    url: str, models: ServedModels, idle: Callable[[], None]
+) -> None:
+    with httpx.stream("POST", f"{url}/v1/completions", json=ENDLESS | {"stream": True, "n": 3},
+                      timeout=60) as answer:  # fmt: skip
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: {")
+        wait_for(models, 3)
+        assert httpx.get(f"{url}/health").json()["models"][0]["active_requests"] == 3
+    idle()
+
+
+def test_leaving_a_whole_answer_frees_the_engine(
+    url: str, models: ServedModels, idle: Callable[[], None]
+) -> None:
+    async def leave() -> None:
+        async with httpx.AsyncClient() as client:
+            asked = asyncio.create_task(client.post(f"{url}/v1/completions", json=ENDLESS))
+            await asyncio.to_thread(wait_for, models, 1)
+            asked.cancel()
+
+    asyncio.run(leave())
+    idle()
+
+
+def test_others_are_served_while_a_long_prompt_is_prepared(
+    client: openai.OpenAI, url: str, llm: Llama
+) -> None:
+    """The event loop is never held up: it answers while many megabytes are tokenised."""
+    text = "".join(f"{number} words, " for number in range(150_000))
+    answered = threading.Event()
+
+    def refuse() -> None:
+        with pytest.raises(openai.BadRequestError, match="the context holds 512"):
+            client.completions.create(model="smollm2", prompt=text, max_tokens=1)
+        answered.set()
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    asked = 0
+    while not answered.is_set():
+        asked += httpx.get(f"{url}/health", timeout=30).status_code == 200
+        time.sleep(0.01)
+    thread.join()
+    assert asked >= 3
+
+
+@pytest.fixture
+def ending(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, str]]:
+    """A server of its own that gives answers under way a moment only."""
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.2)
+    started = threading.Event()
+    with open_socket("127.0.0.1", 0) as sock:
+        server = Server(ServedModels({"smollm2": llm}), host="127.0.0.1", on_start=started.set)
+        thread = threading.Thread(target=server.run, args=([sock],))
+        thread.start()
+        assert started.wait(60)
+        yield server, url_of(sock, "127.0.0.1")
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_the_end_tells_everyone(ending: tuple[Server, str]) -> None:
+    server, url = ending
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        endless: Any = {k: v for k, v in ENDLESS.items() if k != "context_policy"}
+        endless["extra_body"] = {"context_policy": "shift"}
+        stream = client.completions.create(**endless, stream=True)
+        next(iter(stream))
+        whole = pool.submit(lambda: client.completions.create(**endless))
+        wait_for(server._models, 2)
+        server.should_exit = True
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
+        with pytest.raises(openai.InternalServerError, match="shutting down") as caught:
+            whole.result()
+        assert caught.value.status_code == 503
+
+
+def test_two_models(llm: Llama, smollm2_path: Path) -> None:
+    with Llama.load(smollm2_path, context=256, settings=Settings()) as second:
+        started = threading.Event()
+        with open_socket("localhost", 0) as sock:
+            models = ServedModels({"first": llm, "second": second})
+            server = Server(models, host="localhost", on_start=started.set)
+            thread = threading.Thread(target=server.run, args=([sock],))
+            thread.start()
+            try:
+                assert started.wait(60)
+                url = url_of(sock, "localhost")
+                client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+                assert [model.id for model in client.models.list()] == ["first", "second"]
+                answers = [
+                    client.completions.create(
+                        model=name, prompt="One, two,", max_tokens=5, temperature=0
+                    )
+                    for name in ("first", "second")
+                ]
+                assert answers[0].choices[0].text == answers[1].choices[0].text
+                assert [answer.model for answer in answers] == ["first", "second"]
+                client.close()
+            finally:
+                server.should_exit = True
+                thread.join(60)

@@ -1,0 +1,154 @@
+"""Completions through the openai client, with the default model."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from alpage import Llama
+
+TEXT = "The capital of France is Paris — naïve, 東京 🏔."
+
+
+def test_text_and_ids_and_lists_of_both(client: openai.OpenAI, llm: Llama) -> None:
+    prompts = ["The capital of France is", "One, two, three,"]
+    ids = [llm.tokenize(prompt) for prompt in prompts]
+    wanted = [llm.generate(p, temperature=0, top_p=1, max_tokens=6).text for p in prompts]
+
+    def ask(prompt: Any) -> list[str]:
+        answer = client.completions.create(
+            model="smollm2", prompt=prompt, temperature=0, max_tokens=6
+        )
+        assert answer.object == "text_completion"
+        assert [choice.index for choice in answer.choices] == list(range(len(answer.choices)))
+        return [choice.text for choice in answer.choices]
+
+    assert ask(prompts) == ask(ids) == wanted
+    assert ask(prompts[0]) == ask(ids[0]) == wanted[:1]
+
+
+def test_sixteen_tokens_by_default_and_usage(client: openai.OpenAI, llm: Llama) -> None:
+    answer = client.completions.create(
+        model="smollm2", prompt=["Once upon a time", "In"], n=2, seed=1, logit_bias={"0": -100}
+    )
+    assert len(answer.choices) == 4
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(llm.tokenize("Once upon a time")) + 1
+    assert answer.usage.completion_tokens == 64
+    assert {choice.finish_reason for choice in answer.choices} == {"length"}
+
+
+def test_choices_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
+    def ask(prompt: Any, n: int, seed: int) -> list[str]:
+        answer = client.completions.create(
+            model="smollm2", prompt=prompt, n=n, seed=seed, max_tokens=8
+        )
+        return [choice.text for choice in answer.choices]
+
+    several = ask(["The lake", "A hill"], 2, 40)
+    alone = [ask(p, 1, seed)[0] for p in ("The lake", "A hill") for seed in (40, 41)]
+    assert several == alone
+    assert len(set(several)) == 4
+
+
+def test_echo_with_logprobs_scores_like_the_facade(client: openai.OpenAI, llm: Llama) -> None:
+    score = llm.logprobs(TEXT, top=2)
+    answer = client.completions.create(
+        model="smollm2", prompt=TEXT, max_tokens=0, echo=True, logprobs=2
+    )
+    (choice,) = answer.choices
+    assert choice.text == TEXT
+    assert choice.finish_reason == "length"
+    logprobs = choice.logprobs
+    assert logprobs is not None
+    assert logprobs.token_logprobs is not None
+    assert logprobs.tokens is not None
+    assert logprobs.token_logprobs[0] is None
+    assert logprobs.token_logprobs[1:] == pytest.approx(
+        [entry.logprob for entry in score.tokens[1:]], abs=1e-5
+    )
+    assert len(logprobs.tokens) == len(score.tokens)
+    tops: list[Any] = logprobs.top_logprobs or []
+    assert tops[0] is None
+    for name, logprob, top in zip(
+        logprobs.tokens[1:], logprobs.token_logprobs[1:], tops[1:], strict=True
+    ):
+        assert top[name] == logprob
+        assert 2 <= len(top) <= 3
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(score.tokens), 0)
+
+
+def test_offsets_point_into_the_text(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="smollm2", prompt=TEXT, max_tokens=4, echo=True, logprobs=0, temperature=0
+    )
+    (choice,) = answer.choices
+    logprobs = choice.logprobs
+    assert logprobs is not None
+    assert logprobs.tokens and logprobs.text_offset
+    assert logprobs.top_logprobs is None
+    spelled = 0
+    for name, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+        if name.startswith("bytes:"):
+            spelled += 1
+        else:
+            assert choice.text[offset:].startswith(name)
+    assert spelled > 0  # the text has characters of several tokens
+
+
+def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {
+        "model": "smollm2", "prompt": ["Hills and", "The sea"], "max_tokens": 5, "temperature": 0,
+        "echo": True, "logprobs": 1,
+    }  # fmt: skip
+    whole = client.completions.create(**options)
+    chunks = list(
+        client.completions.create(**options, stream=True, stream_options={"include_usage": True})
+    )
+    *parts, end = chunks
+    assert end.usage == whole.usage
+    for choice in whole.choices:
+        own = [p.choices[0] for p in parts if p.choices[0].index == choice.index]
+        assert "".join(part.text for part in own) == choice.text
+        assert [p.finish_reason for p in own if p.finish_reason] == [choice.finish_reason]
+        for column in ("tokens", "text_offset"):
+            streamed = [value for part in own for value in getattr(part.logprobs, column)]
+            assert streamed == getattr(choice.logprobs, column)
+
+
+def test_ids_may_be_special_and_echo_without_them(client: openai.OpenAI, llm: Llama) -> None:
+    ids = llm.tokenize("<|im_start|>user\nHi<|im_end|>", special=True)
+    answer = client.completions.create(model="smollm2", prompt=ids, max_tokens=0, echo=True)
+    assert answer.choices[0].text == "user\nHi"
+    assert answer.choices[0].logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        ({"prompt": ""}, "the prompt is empty", "prompt"),
+        ({"prompt": []}, "the prompt is empty", "prompt"),
+        ({"prompt": [""]}, "the prompt is empty", None),
+        ({"prompt": [[]]}, "the prompt is empty", None),
+        ({"prompt": [1, "a"]}, r"prompt\[\d\]", None),
+        ({"prompt": [49152]}, "token id 49152 is outside the vocabulary", None),
+        ({"prompt": [-1], "echo": True}, "token id -1 is outside the vocabulary", None),
+        ({"prompt": [1.5]}, r"prompt\[0\] is 1.5", None),
+        ({"prompt": [True]}, r"prompt\[0\] is true", None),
+        ({"max_tokens": 0}, "max_tokens is 0: that works with echo=true only", "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens is -1", "max_tokens"),
+        ({"best_of": 3}, "best_of is 3: only the value of n, 1, is supported", "best_of"),
+        ({"suffix": "end"}, 'suffix is "end": this server does not support it', "suffix"),
+        ({"logprobs": 21}, "logprobs is 21", "logprobs"),
+        ({"prompt": ["a"] * 100, "n": 2}, "100 prompts with n=2 make 200 answers", "n"),
+    ],
+)
+def test_what_is_refused(
+    client: openai.OpenAI, fields: dict[str, Any], message: str, param: str | None
+) -> None:
+    asked: dict[str, Any] = {"model": "smollm2", "prompt": "Hello", "max_tokens": 1} | fields
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
+        client.completions.create(**asked)
+    if param is not None:
+        assert caught.value.param == param
