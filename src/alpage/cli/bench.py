@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,15 +46,16 @@ def command(
     """
     settings = Settings.from_environment()
     wanted = Options(
-        model=ready(model, settings),
+        model=Path(model),
         threads=threads or settings.threads,
         isa=settings.isa,
         runs=runs,
         quick=quick,
         against=against,
-        command=shlex.join(["alpage", *sys.argv[1:]]),
+        command=shlex.join(["alpage", *map(_without_folder, sys.argv[1:])]),
     )
-    check(wanted)
+    check(wanted)  # what cannot be measured is said before a model is downloaded
+    wanted = replace(wanted, model=ready(model, settings))
     report = measure(wanted, lambda what: note(f"measuring {what}"))
     if json == "-":
         say(report.to_json())
@@ -63,6 +65,11 @@ def command(
         with atomic_write(Path(json)) as file:
             file.write(f"{report.to_json()}\n".encode())
         note(f"saved as {json}")
+
+
+def _without_folder(argument: str) -> str:
+    """Reports are published; the folders of one machine are nobody else's."""
+    return Path(argument).name if "/" in argument or "\\" in argument else argument
 
 
 def _show(report: Report) -> None:

@@ -1,0 +1,111 @@
+"""The committed measuring programs: what they make and how they count."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.models import PLAIN, make, tensor_types
+from tests.bench.test_report import SPEED, report
+from tests.weights.gguf_files import U32, quantised, tiny_model
+
+from alpage.bench.llamacpp import is_installed
+from alpage.weights.source import open_model
+from alpage.weights.tensor import TensorType
+from benchmarks import parity, render
+
+
+@pytest.mark.parametrize(
+    ("answer", "agreed", "gap"),
+    [
+        ([1, 2, 3, 4], 4, None),
+        ([1, 9, 3, 4], 1, 2.0),
+        ([1, 2, 9, 9], 2, None),  # step 2 is a close call: what follows may differ
+    ],
+)
+def test_greedy_texts_are_compared_up_to_the_first_close_call(
+    answer: list[int], agreed: int, gap: float | None
+) -> None:
+    gaps = [1.0, 2.0, 0.01 if answer == [1, 2, 9, 9] else 1.0, 1.0]
+    reference = list(zip([1, 2, 3, 4], gaps, strict=True))
+    found = parity.first_difference([(token, 0.5) for token in answer], reference)
+    assert found == (agreed, gap)
+
+
+def test_there_are_sixty_different_prompts() -> None:
+    lines = (parity.HERE / "prompts.txt").read_text("utf-8").splitlines()
+    assert len(lines) == len(set(lines)) == 60
+    assert all(line.strip() for line in lines)
+
+
+def test_the_deviation_has_the_error_of_paired_losses() -> None:
+    right = np.random.default_rng(1).normal(3, 2, 1000)
+    own = right + 0.01
+    scores = [parity.Scores(float(np.exp(x.mean())), 0.0, x, 0.0) for x in (own, right)]
+    found = parity._deviation(*scores)
+    assert found["deviation"] == pytest.approx(math.exp(0.01) - 1)
+    assert found["deviation_error"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_model_in_another_type_keeps_its_weights(kind: str, tmp_path: Path) -> None:
+    source, target = tiny_model().write(tmp_path / "source.gguf"), tmp_path / "made.gguf"
+    make(source, kind, target, 1)
+    assert set(tensor_types(target)) == {kind}
+    with open_model(source) as before, open_model(target) as after:
+        assert before.config == after.config
+        assert after.tensors["layers.0.attention.wq.weight"].type == TensorType[kind]
+        for name, tensor in before.tensors.items():
+            old, new = tensor.dequantize(), after.tensors[name].dequantize()
+            tolerance = 0.0 if kind == "F32" or old.ndim == 1 else 0.15 * float(np.abs(old).max())
+            np.testing.assert_allclose(new, old, atol=tolerance, rtol=0)
+
+
+@pytest.mark.skipif(not is_installed(), reason="K types are written by llama.cpp")
+@pytest.mark.parametrize(("kind", "rest"), [("Q4_K", "Q5_0"), ("Q5_K", "Q5_1"), ("Q6_K", "Q8_0")])
+def test_k_types_are_made_by_llama_cpp(kind: str, rest: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "source.gguf", tmp_path / "made.gguf"
+    file = tiny_model().set("llama.feed_forward_length", U32, 256)
+    for layer in range(2):  # only these rows hold whole blocks of 256
+        for name, shape in {"gate": (256, 32), "up": (256, 32), "down": (32, 256)}.items():
+            tensor = file.tensor(f"blk.{layer}.ffn_{name}.weight")
+            tensor.dims, tensor.data = shape[::-1], quantised(TensorType.F32, shape, layer)
+    make(file.write(source), kind, target, 1)
+    found = tensor_types(target)
+    assert found[rest] >= 8
+    assert set(found) <= {rest, kind, "Q6_K", "Q8_0"}
+    assert found.get(kind, 0) + (found.get("Q6_K", 0) if kind != "Q6_K" else 0) == 2
+    assert sorted(tmp_path.iterdir()) == [target, source]
+
+
+def test_a_row_of_the_table() -> None:
+    row = {
+        "tensors": {"Q4_K": 16, "Q6_K": 14},
+        "native": {"perplexity": 15.6},
+        "reference": {"perplexity": 15.59},
+        "deviation": 0.00064,
+        "deviation_error": 0.0001,
+        "prompts": 60,
+        "prompts_equal": 59,
+        "steps_compared": 2000,
+    }
+    assert parity._table_row("Q4_K", row) == (
+        "| Q4_K_M | 16 Q4_K, 14 Q6_K | 15.6000 | 15.5900 | +0.064% ± 0.010% | 59 of 60 | 2,000 |"
+    )
+
+
+def test_reports_become_a_page_the_newest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for year in (2025, 2027, 2026):
+        path = tmp_path / f"{year}.json"
+        path.write_text(report(SPEED).to_json().replace("2026-01-02T", f"{year}-01-02T"), "utf-8")
+        files.append(str(path))
+    monkeypatch.setattr(render, "PAGE", tmp_path / "engine.md")
+    render.main(files)
+    page = (tmp_path / "engine.md").read_text("utf-8")
+    heads = [line for line in page.splitlines() if line.startswith("### ")]
+    assert heads == [f"### model.gguf, {year}-01-02" for year in (2027, 2026, 2025)]
+    with pytest.raises(SystemExit):
+        render.main([])

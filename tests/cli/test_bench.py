@@ -1,0 +1,91 @@
+"""`alpage bench` as a person calls it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alpage.bench import llamacpp, session
+from alpage.bench.report import Report
+from alpage.bench.turns import Progress
+from alpage.cli import bench, main
+from alpage.engine.native import usable_processors
+
+
+def test_a_quick_run_prints_a_table_and_saves_everything(
+    smollm2_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "figures" / "run.json"
+    arguments = ["bench", str(smollm2_path), "--quick", "--runs", "1", "--threads", "1"]
+    assert main([*arguments, "--json", str(saved)]) == 0
+    table, notes = capsys.readouterr()
+    for name in ("prefill 128", "decode, 4 together", "load", "peak resident memory"):
+        assert name in table
+    assert "1 threads, medians of 1 runs" in table
+    assert "quick: shorter measurements" in notes
+    assert "a claim needs at least 5" in notes
+    assert f"saved as {saved}" in notes
+    values = json.loads(saved.read_text("utf-8"))
+    assert values["settings"]["threads"] == 1
+    assert values["model"]["file"] == smollm2_path.name
+    assert str(smollm2_path.parent) not in saved.read_text("utf-8")
+    report = Report.from_json(saved.read_text("utf-8"))
+    assert report.peer is None
+    assert all(len(measured.best("alpage")) == 1 for measured in report.measurements)
+
+
+def test_json_on_standard_output_is_alone_there(
+    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[session.Options] = []
+    report = Report("2026-01-01", "alpage bench", {}, {}, {}, {"alpage": {}}, [])
+
+    def measure(options: session.Options, progress: Progress) -> Report:
+        given.append(options)
+        progress("something")
+        return report
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setenv("ALPAGE_ISA", "scalar")
+    monkeypatch.setenv("ALPAGE_THREADS", "1")
+    assert main(["bench", str(smollm2_path), "--json", "-"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["date"] == "2026-01-01"
+    assert output.err == "measuring something\n"
+    assert (given[0].threads, given[0].isa, given[0].runs) == (1, "scalar", 5)
+
+
+def test_what_makes_no_sense_is_said_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALPAGE_HOME", str(tmp_path / "empty"))
+    cases = [
+        (["--runs", "0"], 2, "runs must be between 1 and 1000, not 0"),
+        (["--threads", "5000"], 2, "threads must be between 1 and 1024"),
+        (["--against", "ollama"], 2, "--against takes llama.cpp, not 'ollama'"),
+        (["no-such-model"], 1, "no model named"),
+        ([str(tmp_path), "--against", "llama.cpp"], 2, "is a folder"),
+    ]
+    for arguments, code, message in cases:
+        assert main(["bench", *arguments]) == code, arguments
+        output = capsys.readouterr()
+        assert message in output.err
+        assert output.out == ""
+    monkeypatch.setattr(llamacpp, "is_installed", lambda: False)
+    assert main(["bench", "--against", "llama.cpp"]) == 2
+    assert "pip install llama-cpp-python" in capsys.readouterr().err
+    assert not (tmp_path / "empty").exists()
+
+
+def test_notes_tell_what_disturbs_the_figures() -> None:
+    options = session.Options(Path("m"), runs=3, quick=False)
+    processors = usable_processors()
+    notes = session._notes(options, ["prefill 512"], 3.0 * processors, processors + 1)
+    assert [note.partition(":")[0] for note in notes] == [
+        "3 runs",
+        f"other programs were using this machine (load {3.0 * processors:.1f} on {processors} "
+        "processors)",
+        f"{processors + 1} threads on {processors} processors",
+        "left out, longer than the model's context",
+    ]
+    assert session._notes(session.Options(Path("m")), [], 0.0, 1) == []
