@@ -12,7 +12,6 @@ from alpage.cli.reading import Reader
 from alpage.cli.session import Session
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.llama.options import sampling_params
 from alpage.weights.catalogue import DEFAULT_MODEL
 
 
@@ -43,7 +42,6 @@ def command(
         min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, seed=seed,
     )  # fmt: skip
-    sampling_params(sampling)  # what is out of range is said before a model is loaded
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     path = ready(model)
     with load(path, engine=engine, threads=threads, context=context) as llm:

@@ -1,15 +1,18 @@
 """Getting a model ready: fetched if it has a name and is not here yet, then loaded."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alpage.cli.output import megabytes, note
 from alpage.cli.progress import download_progress
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.engine.load import EngineName
-from alpage.llama import Llama
 from alpage.weights.catalogue import CATALOGUE, Entry, installed, resolve
 from alpage.weights.pull import pull
+
+if TYPE_CHECKING:
+    from alpage.engine.load import EngineName
+    from alpage.llama import Llama
 
 
 def ready(model: str, settings: Settings | None = None) -> Path:
@@ -43,12 +46,14 @@ def fetch(entry: Entry, home: Path) -> Path:
 def load(
     model: str | Path,
     *,
-    engine: EngineName = "native",
+    engine: "EngineName" = "native",
     threads: int | None = None,
     context: int | None = None,
     cache_tokens: int | None = None,
-) -> Llama:
+) -> "Llama":
     """`Llama.load` for a command: a name that is not here yet is fetched as `ready` does."""
+    from alpage.llama import Llama  # help and errors of usage need no engine
+
     return Llama.load(
         ready(model) if isinstance(model, str) else model,
         engine=engine,
@@ -58,6 +63,6 @@ def load(
     )
 
 
-def title(asked: str, llm: Llama) -> str:
+def title(asked: str, llm: "Llama") -> str:
     """What to call the model that was asked for: the catalogue's name for it, or its file's."""
     return CATALOGUE[asked].title if asked in CATALOGUE else llm.model.name

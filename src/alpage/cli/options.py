@@ -1,12 +1,13 @@
 """Options that several verbs have."""
 
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from alpage.core.types import ContextPolicy
-from alpage.engine.load import EngineName
-from alpage.llama import SamplingOptions
+from alpage.core.types import ContextPolicy, SamplingParams
+
+if TYPE_CHECKING:  # help and errors of usage need no engine
+    from alpage.llama import SamplingOptions
 
 _ENGINE = "Engine"
 _ANSWER = "How the answer is made"
@@ -21,7 +22,7 @@ Model = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 Engine = Annotated[
-    EngineName,
+    Literal["native", "torch"],
     typer.Option(
         help="native, or torch: the slow, plain reference (needs PyTorch).",
         rich_help_panel=_ENGINE,
@@ -126,7 +127,9 @@ Stop = Annotated[
 ]
 
 
-def sampling(policy: ContextPolicy, **given: Any) -> SamplingOptions:
-    """The options that were given, as the facade takes them."""
+def sampling(policy: ContextPolicy, **given: Any) -> "SamplingOptions":
+    """The options that were given, as the facade takes them; UsageError for what is wrong."""
     options = {name: value for name, value in given.items() if value is not None}
-    return cast(SamplingOptions, options | {"context_policy": policy})
+    options["context_policy"] = policy
+    SamplingParams(**options)  # checks them now, before a model is fetched and loaded
+    return cast("SamplingOptions", options)

@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,10 @@ from alpage.cli.loading import load, ready, title
 from alpage.cli.output import note, print_json, printable, say
 from alpage.cli.stats import Stats, Stopwatch
 from alpage.core.errors import InputError, UsageError
-from alpage.llama import Completion, Llama, SamplingOptions, TextRequest, TokenLogprob
-from alpage.llama.options import sampling_params
 from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL
+
+if TYPE_CHECKING:  # help and errors of usage need no engine
+    from alpage.llama import Completion, Llama, SamplingOptions, TextRequest, TokenLogprob
 
 _MAX_PROMPT_BYTES = 64 << 20
 
@@ -72,7 +73,6 @@ def command(
         min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, seed=seed, top_logprobs=logprobs,
     )  # fmt: skip
-    sampling_params(sampling)  # what is out of range is said before a model is loaded
     model, prompt = model_and_prompt(first, second)
     path = ready(model)
     began = time.perf_counter()
@@ -135,13 +135,13 @@ def _from_standard_input() -> str:
 
 
 def _request(
-    llm: Llama,
+    llm: "Llama",
     prompt: str,
     system: str | None,
     raw: bool,
     stop: list[str],
-    sampling: SamplingOptions,
-) -> TextRequest:
+    sampling: "SamplingOptions",
+) -> "TextRequest":
     if raw:
         return llm.completion_request(prompt, stop=stop, **sampling)
     messages = [{"role": "user", "content": prompt}]
@@ -150,7 +150,7 @@ def _request(
     return llm.chat_request(messages, stop=stop, **sampling)
 
 
-def _answer(llm: Llama, request: TextRequest, watch: Stopwatch, *, show: bool) -> Completion:
+def _answer(llm: "Llama", request: "TextRequest", watch: Stopwatch, *, show: bool) -> "Completion":
     """Run to the end, showing the answer as it comes, up to its last newline."""
     stream = llm.stream(request)
     last = ""
@@ -166,7 +166,7 @@ def _answer(llm: Llama, request: TextRequest, watch: Stopwatch, *, show: bool) -
     return stream.result()
 
 
-def _document(model: str, answer: Completion, stats: Stats, seed: int | None) -> dict[str, Any]:
+def _document(model: str, answer: "Completion", stats: Stats, seed: int | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "model": model,
         "text": answer.text,
@@ -183,5 +183,5 @@ def _document(model: str, answer: Completion, stats: Stats, seed: int | None) ->
     return document
 
 
-def _token(entry: TokenLogprob) -> dict[str, Any]:
+def _token(entry: "TokenLogprob") -> dict[str, Any]:
     return {"id": entry.id, "text": entry.text, "logprob": entry.logprob}

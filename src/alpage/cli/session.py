@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from alpage.cli.conversation import Conversation, read_conversation
 from alpage.cli.output import note, printable, say
@@ -12,7 +13,9 @@ from alpage.cli.reading import Reader
 from alpage.cli.stats import Stats, Stopwatch
 from alpage.core.errors import AlpageError, InputError, UsageError
 from alpage.core.types import FinishReason
-from alpage.llama import Llama, SamplingOptions, TextRequest, TextStream
+
+if TYPE_CHECKING:  # help and errors of usage need no engine
+    from alpage.llama import Llama, SamplingOptions, TextRequest, TextStream
 
 _HELP = '''\
 /system [TEXT]  show the system prompt, or set it ("/system -" removes it)
@@ -31,13 +34,13 @@ class Session:
 
     def __init__(
         self,
-        llm: Llama,
+        llm: "Llama",
         conversation: Conversation,
         reader: Reader,
         *,
         interactive: bool,
         stop: Sequence[str],
-        sampling: SamplingOptions,
+        sampling: "SamplingOptions",
     ) -> None:
         self.failed = False
         self._llm = llm
@@ -112,7 +115,7 @@ class Session:
                 turns.pop()
         self._explain(reason)
 
-    def _show(self, stream: TextStream, said: list[str]) -> FinishReason:
+    def _show(self, stream: "TextStream", said: list[str]) -> FinishReason:
         """Write the answer as it comes, and to `said`; Ctrl-C stops it."""
         reason: FinishReason = "cancelled"
         watch = Stopwatch()
@@ -134,7 +137,7 @@ class Session:
             say("")
         return reason
 
-    def _request(self) -> TextRequest:
+    def _request(self) -> "TextRequest":
         """The conversation as a request, with what does not fit left out if that is wanted."""
         turns = self._conversation.turns
         shift = self._sampling.get("context_policy") == "shift"
@@ -225,7 +228,7 @@ def _count(conversation: Conversation) -> str:
 
 
 @contextlib.contextmanager
-def _stopped_by_interrupt(stream: TextStream) -> Iterator[None]:
+def _stopped_by_interrupt(stream: "TextStream") -> Iterator[None]:
     """Meanwhile Ctrl-C ends the answer alone; a second one does not wait for the step's end."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
