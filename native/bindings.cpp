@@ -55,8 +55,8 @@ public:
         }
         const alpage::ModelShape& shape = model.shape();
         const size_t width = static_cast<size_t>(hidden ? shape.dim : shape.vocab_size);
-        // The array borrows the model's buffer; the caller keeps the model alive.
-        return {const_cast<float*>(result), {outputs.size(), width}, nb::handle()};
+        // The array borrows the model's buffer, and keeps the model alive.
+        return {const_cast<float*>(result), {outputs.size(), width}, nb::find(this)};
     }
 
     alpage::Model model;

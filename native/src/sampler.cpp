@@ -1,6 +1,7 @@
 #include "alpage/sampler.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 #include "kernels/kernels.h"
@@ -29,7 +30,7 @@ double uniform(uint64_t seed, uint64_t step) {
     return static_cast<double>(z >> 11) * 0x1p-53;
 }
 
-void penalise(std::vector<float>& logits, const int32_t* history, int64_t length,
+void penalise(std::vector<double>& logits, const int32_t* history, int64_t length,
               int64_t prompt_length, const SamplingParams& p) {
     const int64_t vocab = static_cast<int64_t>(logits.size());
     std::vector<std::pair<int32_t, int64_t>> seen;  // token, and how often the answer has it
@@ -42,10 +43,28 @@ void penalise(std::vector<float>& logits, const int32_t* history, int64_t length
         const int32_t token = seen[i].first;
         int64_t count = 0;
         for (; i < seen.size() && seen[i].first == token; ++i) count += seen[i].second;
-        float& logit = logits[static_cast<size_t>(token)];
+        double& logit = logits[static_cast<size_t>(token)];
         logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
         if (count) logit -= p.presence_penalty + p.frequency_penalty * static_cast<float>(count);
     }
+}
+
+// Logits after bias and penalties, the largest taken off. In double: beside the bias that forces a
+// token, single precision would lose the logits.
+std::vector<float> penalised(const float* logits, int64_t vocab, const int32_t* history,
+                             int64_t history_length, int64_t prompt_length,
+                             const SamplingParams& p) {
+    std::vector<double> scores(logits, logits + vocab);
+    for (int64_t i = 0; i < p.bias_count; ++i) {
+        const int32_t id = p.bias_ids[i];
+        if (id >= 0 && id < vocab) scores[static_cast<size_t>(id)] += p.bias_values[i];
+    }
+    penalise(scores, history, history_length, prompt_length, p);
+    const double largest = *std::max_element(scores.begin(), scores.end());
+    std::vector<float> result;
+    result.reserve(scores.size());
+    for (double score : scores) result.push_back(static_cast<float>(score - largest));
+    return result;
 }
 
 bool changes_logits(const SamplingParams& p) {
@@ -106,8 +125,8 @@ int32_t draw_above(float threshold, const float* logits, const std::vector<float
 int32_t draw(const Kernels& kernels, const float* logits, int64_t vocab, float maximum,
              const SamplingParams& p) {
     std::vector<float> weights(static_cast<size_t>(vocab));
-    const double total = kernels.softmax_weights(logits, vocab, maximum, 1.0f / p.temperature,
-                                                 weights.data());
+    const float inverse = std::min(1.0f / p.temperature, FLT_MAX);  // never 0 times infinity
+    const double total = kernels.softmax_weights(logits, vocab, maximum, inverse, weights.data());
     for (float threshold : {1e-3f, 1e-6f, least_weight}) {
         const int32_t token = draw_above(threshold, logits, weights, total, p);
         if (token >= 0) return token;
@@ -141,12 +160,7 @@ Sampled sample(const float* logits, int64_t vocab, const int32_t* history, int64
     const float* effective = logits;
     float largest = maximum;
     if (changes_logits(p)) {
-        changed.assign(logits, logits + vocab);
-        for (int64_t i = 0; i < p.bias_count; ++i) {
-            const int32_t id = p.bias_ids[i];
-            if (id >= 0 && id < vocab) changed[static_cast<size_t>(id)] += p.bias_values[i];
-        }
-        penalise(changed, history, history_length, prompt_length, p);
+        changed = penalised(logits, vocab, history, history_length, prompt_length, p);
         effective = changed.data();
         largest = kernels.largest(effective, vocab);
         if (!std::isfinite(largest)) return result;
