@@ -269,10 +269,11 @@ def test_tool_calls(client: openai.OpenAI) -> None:
 
 
 def test_without_tools_or_with_none_calls_stay_text(client: openai.OpenAI) -> None:
-    for tools in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
-        answer = client.chat.completions.create(
-            model="smollm2", messages=NEEDS_TOOL, temperature=0, max_tokens=60, **tools  # type: ignore[call-overload]
-        )  # fmt: skip
+    options: dict[str, Any] = {
+        "model": "smollm2", "messages": NEEDS_TOOL, "temperature": 0, "max_tokens": 60,
+    }  # fmt: skip
+    for told in (options, options | {"tools": [WEATHER], "tool_choice": "none"}):
+        answer = client.chat.completions.create(**told)
         assert answer.choices[0].message.tool_calls is None
         assert "get_weather" in answer.choices[0].message.content
         assert answer.choices[0].finish_reason == "stop"

@@ -187,6 +187,7 @@ SEVENTEEN = [f"{i}" for i in range(17)]
         ({"temperature": True}, "temperature is true", "temperature"),
         ({"top_p": 2}, "top_p must be between 0 and 1", "top_p"),
         ({"top_k": -1}, "top_k must be 0", "top_k"),
+        ({"top_k": 10**30}, "at most 2^31 - 1", "top_k"),
         ({"context_policy": "drop"}, "supported is 'stop' or 'shift'", "context_policy"),
         ({"seed": 2**64}, "seed is 18446744073709551616", "seed"),
         ({"n": 0}, "n is 0", "n"),

@@ -51,8 +51,8 @@ class SamplingParams:
         _check_range("repetition_penalty", self.repetition_penalty, 0.01, 100)
         _check_range("presence_penalty", self.presence_penalty, -100, 100)
         _check_range("frequency_penalty", self.frequency_penalty, -100, 100)
-        if self.top_k < 0:
-            raise UsageError(f"top_k must be 0 (off) or more, not {self.top_k}")
+        if not 0 <= self.top_k < 1 << 31:
+            raise UsageError(f"top_k must be 0 (off) or at most 2^31 - 1, not {self.top_k}")
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= 100:
             raise UsageError(f"top_logprobs must be between 0 and 100, not {self.top_logprobs}")
         if self.seed is not None and not 0 <= self.seed < 1 << 64:

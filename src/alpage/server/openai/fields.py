@@ -7,7 +7,7 @@ change no answer, and every other value is refused by name; or it is unknown and
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
@@ -93,8 +93,7 @@ class SharedFields(Fields):
 
     def options(self) -> SamplingOptions:
         """The sampling fields over OpenAI's defaults, temperature 1 and top_p 1."""
-        options: SamplingOptions = {"temperature": 1.0, "top_p": 1.0}
-        given = {
+        given: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "presence_penalty": self.presence_penalty,
@@ -105,8 +104,9 @@ class SharedFields(Fields):
             "repetition_penalty": self.repetition_penalty,
             "context_policy": self.context_policy,
         }
-        options.update({k: v for k, v in given.items() if v is not None})  # type: ignore[typeddict-item]
-        return options
+        options = {"temperature": 1.0, "top_p": 1.0}
+        options |= {name: value for name, value in given.items() if value is not None}
+        return cast(SamplingOptions, options)
 
     def seed_of(self, choice: int) -> int | None:
         """The seed of choice number `choice`; OpenAI's seeds may be negative."""
