@@ -1,5 +1,6 @@
 """Getting a model ready: fetched if it has a name and is not here yet, then loaded."""
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,12 @@ def load(
         context=context,
         cache_tokens=cache_tokens,
     )
+
+
+def load_code() -> None:
+    """Load the engine's code, so that what is timed next is the model alone."""
+    importlib.import_module("alpage.llama")
+    importlib.import_module("alpage.engine.native")
 
 
 def title(asked: str, llm: "Llama") -> str:

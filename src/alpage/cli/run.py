@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alpage.cli import options
-from alpage.cli.loading import load, ready, title
+from alpage.cli.loading import load, load_code, ready, title
 from alpage.cli.output import note, print_json, printable, say
 from alpage.cli.stats import Stats, Stopwatch
 from alpage.core.errors import InputError, UsageError
@@ -20,33 +20,39 @@ if TYPE_CHECKING:  # help and errors of usage need no engine
 _MAX_PROMPT_BYTES = 64 << 20
 
 
+_First = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help=f"A name, a GGUF file or a model folder; {DEFAULT_MODEL} if you leave it out.",
+    ),
+]
+_Second = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPT", help="What to answer, in quotes; - reads it from standard input."
+    ),
+]
+_Raw = Annotated[
+    bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
+]
+_Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object with answer, usage and times.")
+]
+_Stats = Annotated[bool, typer.Option("--stats", help="Tell tokens and times on standard error.")]
+_Logprobs = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="With --json: log-probabilities and the N likeliest."),
+]
+
+
 def command(
-    first: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help=f"A name, a GGUF file or a model folder; {DEFAULT_MODEL} if you leave it out.",
-        ),
-    ] = None,
-    second: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PROMPT", help="What to answer, in quotes; - reads it from standard input."
-        ),
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with answer, usage and times.")
-    ] = False,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Tell tokens and times on standard error.")
-    ] = False,
-    logprobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="With --json: log-probabilities and the N likeliest."),
-    ] = None,
+    first: _First = None,
+    second: _Second = None,
+    raw: _Raw = False,
+    json: _Json = False,
+    stats: _Stats = False,
+    logprobs: _Logprobs = None,
     system: options.System = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -75,6 +81,7 @@ def command(
     )  # fmt: skip
     model, prompt = model_and_prompt(first, second)
     path = ready(model)
+    load_code()
     began = time.perf_counter()
     with load(path, engine=engine, threads=threads, context=context) as llm:
         load_seconds = time.perf_counter() - began
