@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,9 @@ def _one_thread() -> None:
 def make_model() -> Callable[..., Llama]:
     """`make_model(seed=0, **changes)`: TINY with changes, weights of unit gain, norms not 1."""
 
-    def make(seed: int = 0, **changes: object) -> Llama:
+    def make(seed: int = 0, **changes: Any) -> Llama:
         torch.manual_seed(seed)
-        model = Llama(replace(TINY, **changes)).eval().requires_grad_(False)  # type: ignore[arg-type]
+        model = Llama(replace(TINY, **changes)).eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
