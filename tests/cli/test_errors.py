@@ -1,9 +1,11 @@
 """What a person is told when something is wrong, and the exit code that a script sees."""
 
+import dataclasses
 import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,14 +89,35 @@ def test_a_cache_that_cannot_be_written(alpage: Alpage, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_a_read_only_file_system(alpage: Alpage, parrot: Path) -> None:
-    """/proc allows no files to be made, not even to root; what is elsewhere still runs."""
-    if not Path("/proc/self").exists():
-        pytest.skip("needs /proc")
-    done = alpage("pull", ALPAGE_HOME="/proc/alpage")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("size=100k", "the disk is full"), ("size=9m,ro", "the file system is read-only")],
+)
+def test_a_disk_that_is_really_full_or_read_only(
+    tmp_path: Path, home: Path, parrot: Path, options: str, message: str
+) -> None:
+    """A file system of its own for the cache; a model that is elsewhere still runs."""
+    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    home.mkdir()
+    mount = f'mount -t tmpfs -o {options} tmpfs "{home}"'
+    if not shutil.which("unshare") or subprocess.run([*space, mount]).returncode:
+        pytest.skip("this machine does not let a test mount a file system")
+    noise = random.Random(0).randbytes(400_000)
+    wheel = make_wheel(tmp_path / "wheels", noise)
+    entry = entry_for(wheel, noise, name="smollm2")
+    # An entry that promises to be small passes the check that is made before.
+    small = dataclasses.replace(entry.source, wheel_bytes=1)
+    spec = store(dataclasses.replace(entry, source=small, file_bytes=1), tmp_path / "entry.json")
+    program = f'"{sys.executable}" -m tests.cli.process "{spec}" 0'
+    for verb, answer in ((f'{program} run "{parrot}" Hello', "Hi.\n"), (f"{program} pull", "")):
+        done = subprocess.run(
+            [*space, f"{mount} && {verb}"], cwd=CHECKOUT, capture_output=True, text=True,
+            env=environment(home, **offline_pip(wheel.parent)), timeout=120,
+        )  # fmt: skip
+        assert done.stdout == answer
     assert done.returncode == 1
-    assert "alpage: cannot " in done.stderr.splitlines()[-1]
-    assert alpage("run", parrot, "Hello", ALPAGE_HOME="/proc/alpage").stdout == "Hi.\n"
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("alpage: cannot ") and message in last
 
 
 def test_another_architecture(alpage: Alpage, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_what_a_single_argument_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         (None, None, ("smollm2", "from the pipe")),
         ("smollm2", None, ("smollm2", "from the pipe")),
         ("none.gguf", None, ("none.gguf", "from the pipe")),
+        ("What is in none.gguf", None, ("smollm2", "What is in none.gguf")),
         ("./models", None, ("./models", "from the pipe")),
         ("a", "b", ("a", "b")),
         ("a", "-", ("a", "from the pipe")),

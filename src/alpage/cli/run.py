@@ -1,5 +1,6 @@
 """`alpage run`: one prompt, one answer."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -122,9 +123,10 @@ def model_and_prompt(first: str | None, second: str | None) -> tuple[str, str]:
 
 def _names_a_model(word: str) -> bool:
     """Whether a single argument is the model, and not the prompt."""
-    if word in CATALOGUE or word.endswith(".gguf"):
+    if word in CATALOGUE or (word.endswith(".gguf") and not re.search(r"\s", word)):
         return True
-    return "/" in word and "\n" not in word and len(word) < 1000 and Path(word).exists()
+    like_a_path = "/" in word or word.endswith(".gguf")
+    return like_a_path and "\n" not in word and len(word) < 1000 and Path(word).exists()
 
 
 def _from_standard_input() -> str:
