@@ -83,7 +83,8 @@ struct V {
     // Rounds 16 lanes and stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on;
     // returns the sum of n.
     static int split_store(F a, int8_t* q) {
-        const __m512i n = _mm512_cvtps_epi32(a);
+        // NaN becomes 0: what it is converted to otherwise would overflow the sum.
+        const __m512i n = _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a);
         const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(64)), 7);
         const __m512i low = _mm512_sub_epi32(n, _mm512_slli_epi32(high, 7));
         __m128i* at = reinterpret_cast<__m128i*>(q);
