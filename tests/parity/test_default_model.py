@@ -28,9 +28,9 @@ NEAR_TIE = 0.05
 """Two logits of the reference this close may be taken in either order."""
 CHUNK, CHUNKS = 512, 10
 DEVIATION = 5e-3
-"""Allowed deviation of logits as a share of them (rms); 2e-3 to 3e-3 are measured (0.02 where logits
-are 8.4), nearly all from the cache: the reference with its keys and values in bfloat16 is 2.1e-3
-away from itself in float32."""
+"""Allowed deviation of logits as a share of them (rms). 2e-3 to 3e-3 are measured (0.02 where
+logits are 8.4), most of it from the cache: the reference with its keys and values in bfloat16 is
+2.1e-3 away from itself in float32."""
 
 
 @pytest.fixture(scope="module")
