@@ -2,12 +2,13 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from alpage.core.types import FinishReason, Usage
-from alpage.llama import Piece
+from alpage.llama import Piece, TextRequest
+from alpage.server.running import Run
 from alpage.server.served import Served
 
 FINISH: dict[FinishReason, str] = {"stop": "stop", "length": "length", "context": "length"}
@@ -58,6 +59,20 @@ class UsageSum:
             "completion_tokens": self._completion,
             "total_tokens": self._prompt + self._completion,
         }
+
+
+async def collected(
+    served: Served, requests: Sequence[TextRequest], choices: int
+) -> tuple[list[list[Piece]], UsageSum]:
+    """Run the requests to their ends: the pieces of each, and the tokens of all."""
+    usage = UsageSum(choices)
+    pieces: list[list[Piece]] = [[] for _ in requests]
+    async with Run(served, requests) as run:
+        async for index, piece in run:
+            pieces[index].append(piece)
+            if piece.usage is not None:
+                usage.add(index, piece.usage)
+    return pieces, usage
 
 
 def finish_of(piece: Piece) -> str | None:

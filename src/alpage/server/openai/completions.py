@@ -5,7 +5,14 @@ from typing import Any
 
 from alpage.llama import Llama, Piece, TextRequest, TokenLogprob
 from alpage.server.events import event
-from alpage.server.openai.answers import Heading, UsageSum, finish_of, finite, joined_text
+from alpage.server.openai.answers import (
+    Heading,
+    UsageSum,
+    collected,
+    finish_of,
+    finite,
+    joined_text,
+)
 from alpage.server.openai.completion_request import CompletionRequest
 from alpage.server.running import Run
 from alpage.server.served import Served
@@ -19,13 +26,7 @@ async def whole(
     asked: CompletionRequest, served: Served, requests: Sequence[TextRequest], echoed: Sequence[str]
 ) -> dict[str, Any]:
     """The answer when all of it is there."""
-    usage = UsageSum(asked.choices)
-    pieces: list[list[Piece]] = [[] for _ in requests]
-    async with Run(served, requests) as run:
-        async for index, piece in run:
-            pieces[index].append(piece)
-            if piece.usage is not None:
-                usage.add(index, piece.usage)
+    pieces, usage = await collected(served, requests, asked.choices)
     choices = []
     for index, own in enumerate(pieces):
         table = LogprobTable(served.llm, asked.logprobs)
