@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Nothing in the suite may wait for a hub that it does not need.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # A shell starts background jobs (`scripts/test &`) with Ctrl-C ignored, and programs inherit
+    # that. The programs that tests start and interrupt must not.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
