@@ -19,6 +19,8 @@ TensorType tensor_type(int number) {
         case TensorType::F32: case TensorType::F16: case TensorType::BF16: case TensorType::Q4_0:
         case TensorType::Q4_1: case TensorType::Q5_0: case TensorType::Q5_1: case TensorType::Q8_0:
         case TensorType::Q4_K: case TensorType::Q5_K: case TensorType::Q6_K:
+        case TensorType::Q2_K: case TensorType::Q3_K: case TensorType::IQ4_NL:
+        case TensorType::IQ4_XS:
             return static_cast<TensorType>(number);
     }
     throw std::invalid_argument("unknown tensor type " + std::to_string(number));
@@ -28,35 +30,40 @@ FileBlock file_block(TensorType type) {
     switch (type) {
         case TensorType::F32: return {1, 4};
         case TensorType::F16: case TensorType::BF16: return {1, 2};
-        case TensorType::Q4_0: return {32, 18};
+        case TensorType::Q4_0: case TensorType::IQ4_NL: return {32, 18};
         case TensorType::Q4_1: return {32, 20};
         case TensorType::Q5_0: return {32, 22};
         case TensorType::Q5_1: return {32, 24};
         case TensorType::Q8_0: return {32, 34};
+        case TensorType::Q2_K: return {256, 84};
+        case TensorType::Q3_K: return {256, 110};
         case TensorType::Q4_K: return {256, 144};
         case TensorType::Q5_K: return {256, 176};
         case TensorType::Q6_K: return {256, 210};
+        case TensorType::IQ4_XS: return {256, 136};
     }
     throw std::invalid_argument("unknown tensor type");
 }
 
 PanelLayout panel_layout(TensorType type, int64_t columns) {
-    int64_t scales = 0, quants = 0;  // per block of 32 columns
+    int64_t scales = 0;  // bytes per block of 32 columns
     switch (type) {
         case TensorType::F32: return {0, columns * 64};
         case TensorType::F16: case TensorType::BF16: return {0, (columns * 32 + 63) / 64 * 64};
-        case TensorType::Q4_0: scales = 32, quants = 256; break;
-        case TensorType::Q4_1: scales = 64, quants = 256; break;
-        case TensorType::Q5_0: scales = 32, quants = 320; break;
-        case TensorType::Q5_1: scales = 64, quants = 320; break;
-        case TensorType::Q8_0: scales = 32, quants = 512; break;
-        // Per 256 columns: scale and minimum (half) of 16 rows, then 8 x 16 six-bit of each.
-        case TensorType::Q4_K: scales = (64 + 256) / 8, quants = 256; break;
-        case TensorType::Q5_K: scales = (64 + 256) / 8, quants = 320; break;
-        case TensorType::Q6_K: scales = (32 + 256) / 8, quants = 384; break;
+        case TensorType::Q4_0: case TensorType::Q5_0: case TensorType::Q8_0:
+        case TensorType::IQ4_NL: scales = 32; break;
+        case TensorType::Q4_1: case TensorType::Q5_1: scales = 64; break;
+        // Per 256 columns: scale and minimum (half) of 16 rows, then 8 x 16 six-bit of each, or
+        // 16 x 16 bytes with four bits of each (Q2_K).
+        case TensorType::Q2_K: case TensorType::Q4_K: case TensorType::Q5_K:
+            scales = (64 + 256) / 8;
+            break;
+        // Per 256 columns: scale (half) of 16 rows, then 16 x 16 or 8 x 16 signed bytes.
+        case TensorType::Q3_K: case TensorType::Q6_K: scales = (32 + 256) / 8; break;
+        case TensorType::IQ4_XS: scales = (32 + 128) / 8; break;
     }
     const int64_t blocks = columns / block_columns;
-    return {(blocks * scales + 63) / 64 * 64, blocks * quants};
+    return {(blocks * scales + 63) / 64 * 64, blocks * quant_bits(type) * 64};
 }
 
 void FreeBytes::operator()(uint8_t* p) const {
@@ -113,6 +120,12 @@ void scale_min(const uint8_t* s, int j, uint8_t& scale, uint8_t& minimum) {
     }
 }
 
+// The signed 6-bit scale number k of the 12 packed bytes of Q3_K.
+uint8_t q3_scale(const uint8_t* s, int k) {
+    const int low = s[k % 8] >> k / 8 * 4 & 15, high = s[8 + k % 4] >> k / 4 * 2 & 3;
+    return static_cast<uint8_t>((low | high << 4) - 32);
+}
+
 void nibbles(const uint8_t* packed, uint8_t* u) {  // 16 bytes: 16 low, then 16 high
     for (int j = 0; j < 16; ++j) {
         u[j] = packed[j] & 15;
@@ -126,7 +139,8 @@ void read_values(TensorType type, const uint8_t* row, int64_t b, uint8_t* u) {
     const uint8_t* block = row + (file.elements == 32 ? b : b / 8) * file.bytes;
     const int sub = static_cast<int>(b % 8);
     switch (type) {
-        case TensorType::Q4_0: nibbles(block + 2, u); break;
+        case TensorType::Q4_0: case TensorType::IQ4_NL: nibbles(block + 2, u); break;
+        case TensorType::IQ4_XS: nibbles(block + 8 + sub * 16, u); break;
         case TensorType::Q4_1: nibbles(block + 4, u); break;
         case TensorType::Q5_0: case TensorType::Q5_1: {
             const uint8_t* bits = block + (type == TensorType::Q5_0 ? 2 : 4);
@@ -138,6 +152,15 @@ void read_values(TensorType type, const uint8_t* row, int64_t b, uint8_t* u) {
         case TensorType::Q8_0:
             for (int j = 0; j < 32; ++j) u[j] = block[2 + j] ^ 0x80;
             break;
+        case TensorType::Q2_K: case TensorType::Q3_K: {
+            const bool three = type == TensorType::Q3_K;  // the third bit: bit `sub` of byte j
+            const uint8_t* q = block + (three ? 32 : 16) + sub / 4 * 32;
+            for (int j = 0; j < 32; ++j) {
+                u[j] = static_cast<uint8_t>((q[j] >> sub % 4 * 2 & 3) |
+                                            (three ? block[j] >> sub & 1 : 0) << 2);
+            }
+            break;
+        }
         case TensorType::Q4_K: case TensorType::Q5_K: {
             const uint8_t* q = block + (type == TensorType::Q4_K ? 16 : 48) + sub / 2 * 32;
             const int shift = sub % 2 * 4;
@@ -176,51 +199,85 @@ bool copy_scales(TensorType type, const uint8_t* row, int64_t b, int lane, uint8
     }
     const uint8_t* block = row + b / 8 * file.bytes;
     const int sub = static_cast<int>(b % 8);
-    if (type == TensorType::Q6_K) {
+    if (type == TensorType::Q3_K || type == TensorType::Q6_K) {
+        const bool three = type == TensorType::Q3_K;
+        const uint8_t* d = block + (three ? 108 : 208);
         uint8_t* out = scales + b / 8 * 288;
-        std::memcpy(out + 2 * lane, block + 208, 2);
-        out[32 + sub * 32 + lane] = block[192 + sub * 2];
-        out[32 + sub * 32 + 16 + lane] = block[192 + sub * 2 + 1];
-        return finite_half(block + 208);
+        std::memcpy(out + 2 * lane, d, 2);
+        for (int k = 2 * sub; k < 2 * sub + 2; ++k) {
+            out[32 + k * 16 + lane] = three ? q3_scale(block + 96, k) : block[192 + k];
+        }
+        return finite_half(d);
     }
+    if (type == TensorType::IQ4_XS) {
+        const int low = block[4 + sub / 2] >> sub % 2 * 4 & 15;
+        const int high = load_as<uint16_t>(block + 2) >> 2 * sub & 3;
+        uint8_t* out = scales + b / 8 * 160;
+        std::memcpy(out + 2 * lane, block, 2);
+        out[32 + sub * 16 + lane] = static_cast<uint8_t>((low | high << 4) - 32);
+        return finite_half(block);
+    }
+    const uint8_t* halves = block + (type == TensorType::Q2_K ? 80 : 0);
     uint8_t* out = scales + b / 8 * 320;
-    std::memcpy(out + 2 * lane, block, 2);
-    std::memcpy(out + 32 + 2 * lane, block + 2, 2);
-    scale_min(block + 4, sub, out[64 + sub * 32 + lane], out[64 + sub * 32 + 16 + lane]);
-    return finite_half(block) && finite_half(block + 2);
+    std::memcpy(out + 2 * lane, halves, 2);
+    std::memcpy(out + 32 + 2 * lane, halves + 2, 2);
+    uint8_t *first = out + 64 + sub * 32 + lane, *second = first + 16;
+    if (type == TensorType::Q2_K) {
+        *first = block[2 * sub], *second = block[2 * sub + 1];
+    } else {
+        scale_min(block + 4, sub, *first, *second);
+    }
+    return finite_half(halves) && finite_half(halves + 2);
+}
+
+using Groups = uint32_t[8][panel_rows];  // 4 columns of each row
+
+// Bits `shift` and `shift + 1` of every quant into 128 bytes.
+void pack_pairs(const Groups& groups, int shift, uint8_t* out) {
+    uint32_t packed[2][panel_rows] = {};
+    for (int g = 0; g < 8; ++g) {
+        for (int r = 0; r < panel_rows; ++r) {
+            packed[g / 4][r] |= (groups[g][r] >> shift & 0x03030303) << 2 * (g % 4);
+        }
+    }
+    std::memcpy(out, packed, sizeof packed);
+}
+
+// Bit `shift` of every quant into 64 bytes.
+void pack_singles(const Groups& groups, int shift, uint8_t* out) {
+    uint32_t packed[panel_rows] = {};
+    for (int g = 0; g < 8; ++g) {
+        for (int r = 0; r < panel_rows; ++r) {
+            packed[r] |= (groups[g][r] >> shift & 0x01010101) << g;
+        }
+    }
+    std::memcpy(out, packed, sizeof packed);
 }
 
 void pack_quants(TensorType type, const Values& u, uint8_t* out) {
-    uint32_t groups[8][panel_rows];  // 4 columns of each row
+    Groups groups;
     for (int r = 0; r < panel_rows; ++r) {
         for (int g = 0; g < 8; ++g) groups[g][r] = load_as<uint32_t>(&u[r][4 * g]);
     }
-    if (type == TensorType::Q8_0) {
+    const int bits = quant_bits(type);
+    if (bits == 8) {
         std::memcpy(out, groups, sizeof groups);
         return;
     }
-    uint32_t low[4][panel_rows], high[2][panel_rows] = {};
+    if (bits < 4) {
+        pack_pairs(groups, 0, out);
+        if (bits == 3) pack_singles(groups, 2, out + 128);
+        return;
+    }
+    uint32_t low[4][panel_rows];
     for (int i = 0; i < 4; ++i) {
         for (int r = 0; r < panel_rows; ++r) {
             low[i][r] = (groups[2 * i][r] & 0x0f0f0f0f) | (groups[2 * i + 1][r] & 0x0f0f0f0f) << 4;
         }
     }
     std::memcpy(out, low, sizeof low);
-    if (type == TensorType::Q6_K) {
-        for (int g = 0; g < 8; ++g) {
-            for (int r = 0; r < panel_rows; ++r) {
-                high[g / 4][r] |= (groups[g][r] >> 4 & 0x03030303) << 2 * (g % 4);
-            }
-        }
-        std::memcpy(out + 256, high, 128);
-    } else if (type == TensorType::Q5_0 || type == TensorType::Q5_1 || type == TensorType::Q5_K) {
-        for (int g = 0; g < 8; ++g) {
-            for (int r = 0; r < panel_rows; ++r) {
-                high[0][r] |= (groups[g][r] >> 4 & 0x01010101) << g;
-            }
-        }
-        std::memcpy(out + 256, high, 64);
-    }
+    if (bits == 5) pack_singles(groups, 4, out + 256);
+    if (bits == 6) pack_pairs(groups, 4, out + 256);
 }
 
 template <class T>
@@ -271,22 +328,6 @@ bool Matrix::pack_panel(int64_t panel, const uint8_t* file_rows, const int32_t* 
     return finite;
 }
 
-namespace {
-
-unsigned quant_at(TensorType type, const uint8_t* quants, int column, int lane) {
-    const int g = column / 4, byte = 4 * lane + column % 4;
-    if (type == TensorType::Q8_0) return quants[g * 64 + byte];
-    unsigned value = quants[g / 2 * 64 + byte] >> g % 2 * 4 & 15;
-    if (type == TensorType::Q6_K) {
-        value |= static_cast<unsigned>(quants[256 + g / 4 * 64 + byte] >> 2 * (g % 4) & 3) << 4;
-    } else if (type == TensorType::Q5_0 || type == TensorType::Q5_1 || type == TensorType::Q5_K) {
-        value |= static_cast<unsigned>(quants[256 + byte] >> g & 1) << 4;
-    }
-    return value;
-}
-
-}  // namespace
-
 void Matrix::dequantize_row(int64_t row, float* out) const {
     const uint8_t* panel = data.data() + row / panel_rows * panel_bytes;
     const int lane = static_cast<int>(row % panel_rows);
@@ -301,27 +342,33 @@ void Matrix::dequantize_row(int64_t row, float* out) const {
     }
     const PanelLayout layout = panel_layout(type, columns);
     const int64_t blocks = columns / block_columns, quant_bytes = layout.quant_bytes / blocks;
+    const int bits = quant_bits(type);
     for (int64_t b = 0; b < blocks; ++b) {
         const BlockScales s = block_scales(type, panel, b, lane);
         const uint8_t* quants = panel + layout.scale_bytes + b * quant_bytes;
         for (int k = 0; k < block_columns; ++k) {
-            const int value = static_cast<int>(quant_at(type, quants, k, lane)) - s.zero;
-            out[b * block_columns + k] = static_cast<float>(value) * s.scale[k / 16] + s.minimum;
+            const unsigned stored = stored_quant(bits, quants, k / 4, 4 * lane + k % 4);
+            const unsigned quant = is_iq4(type) ? iq4_quants[stored] : stored;
+            const auto value = static_cast<float>(static_cast<int>(quant) - s.zero);
+            out[b * block_columns + k] = value * s.scale[k / 16] + s.minimum[k / 16];
         }
     }
 }
 
 BlockScales block_scales(TensorType type, const uint8_t* scales, int64_t b, int lane) {
-    BlockScales s{{0, 0}, 0, 0};
+    BlockScales s{{0, 0}, 0, {0, 0}};
     const int sub = static_cast<int>(b % 8);
     switch (type) {
         case TensorType::Q4_0: s.zero = 8; break;
         case TensorType::Q5_0: s.zero = 16; break;
-        case TensorType::Q8_0: s.zero = 128; break;
+        case TensorType::Q8_0: case TensorType::IQ4_NL: case TensorType::IQ4_XS:
+            s.zero = 128;
+            break;
+        case TensorType::Q3_K: s.zero = 4; break;
         case TensorType::Q6_K: s.zero = 32; break;
         default: break;
     }
-    if (type == TensorType::Q6_K) {
+    if (type == TensorType::Q3_K || type == TensorType::Q6_K) {
         const uint8_t* super = scales + b / 8 * 288;
         const float d = load_half(super + 2 * lane);
         for (int i = 0; i < 2; ++i) {
@@ -332,12 +379,24 @@ BlockScales block_scales(TensorType type, const uint8_t* scales, int64_t b, int 
         const uint8_t* super = scales + b / 8 * 320;
         const uint8_t* six_bit = super + 64 + sub * 32 + lane;
         s.scale[0] = s.scale[1] = load_half(super + 2 * lane) * static_cast<float>(six_bit[0]);
-        s.minimum = -load_half(super + 32 + 2 * lane) * static_cast<float>(six_bit[16]);
+        s.minimum[0] = s.minimum[1] =
+            -load_half(super + 32 + 2 * lane) * static_cast<float>(six_bit[16]);
+    } else if (type == TensorType::Q2_K) {
+        const uint8_t* super = scales + b / 8 * 320;
+        for (int i = 0; i < 2; ++i) {
+            const uint8_t both = super[64 + sub * 32 + 16 * i + lane];
+            s.scale[i] = load_half(super + 2 * lane) * static_cast<float>(both & 15);
+            s.minimum[i] = -load_half(super + 32 + 2 * lane) * static_cast<float>(both >> 4);
+        }
+    } else if (type == TensorType::IQ4_XS) {
+        const uint8_t* super = scales + b / 8 * 160;
+        const float times = load_as<int8_t>(super + 32 + sub * 16 + lane);
+        s.scale[0] = s.scale[1] = load_half(super + 2 * lane) * times;
     } else {
         const bool minimum = type == TensorType::Q4_1 || type == TensorType::Q5_1;
         const uint8_t* at = scales + b * (minimum ? 64 : 32) + 2 * lane;
         s.scale[0] = s.scale[1] = load_half(at);
-        if (minimum) s.minimum = load_half(at + 32);
+        if (minimum) s.minimum[0] = s.minimum[1] = load_half(at + 32);
     }
     return s;
 }

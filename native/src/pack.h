@@ -27,13 +27,28 @@ private:
 };
 
 // Scales of one block of 32 columns for one row: weight = scale[column / 16] * (quant - zero) +
-// minimum. Only Q6_K has two different scales, only types with a minimum have one.
+// minimum[column / 16]. Only Q2_K, Q3_K and Q6_K have two different ones.
 struct BlockScales {
     float scale[2];
     int zero;
-    float minimum;
+    float minimum[2];
 };
 BlockScales block_scales(TensorType type, const uint8_t* scales, int64_t block, int lane);
+
+// The unsigned quant in byte `byte` of group `g` of a panel's block; of IQ4 types, the index.
+inline unsigned stored_quant(int bits, const uint8_t* quants, int g, int byte) {
+    if (bits == 8) return quants[g * 64 + byte];
+    if (bits < 4) {
+        const unsigned low = quants[g / 4 * 64 + byte] >> 2 * (g % 4) & 3;
+        return bits == 2 ? low : low | static_cast<unsigned>(quants[128 + byte] >> g & 1) << 2;
+    }
+    unsigned value = quants[g / 2 * 64 + byte] >> g % 2 * 4 & 15;
+    if (bits == 5) value |= static_cast<unsigned>(quants[256 + byte] >> g & 1) << 4;
+    if (bits == 6) {
+        value |= static_cast<unsigned>(quants[256 + g / 4 * 64 + byte] >> 2 * (g % 4) & 3) << 4;
+    }
+    return value;
+}
 
 class Matrix {
 public:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace alpage {
 namespace {
@@ -45,7 +46,22 @@ Scales scales_of(TensorType type) {
         case TensorType::Q4_K: return {{0, 2}, 8 * 32};
         case TensorType::Q5_K: return {{0, 2}, 16 * 32};
         case TensorType::Q6_K: return {{208}, 16 * 64};
+        case TensorType::Q2_K: return {{80, 82}, 2 * 8};
+        case TensorType::Q3_K: return {{108}, 2 * 16};
+        case TensorType::IQ4_NL: return {{0}, 64};
+        case TensorType::IQ4_XS: return {{0}, 64 * 16};
         default: return {{}, 1};
+    }
+}
+
+// Where the sub-scales of a block of 256 weights lie: first byte, bytes.
+std::pair<int, int> sub_scales_of(TensorType type) {
+    switch (type) {
+        case TensorType::Q2_K: return {0, 16};
+        case TensorType::Q3_K: return {96, 12};
+        case TensorType::Q6_K: return {192, 16};
+        case TensorType::IQ4_XS: return {2, 6};
+        default: return {4, 12};
     }
 }
 
@@ -69,10 +85,10 @@ void fill_block(check::Rng& rng, TensorType type, Style style, double size, uint
     const Scales scales = scales_of(type);
     for (int at : scales.at) store_half(scale_value(rng, style, size / scales.quant), block + at);
     if (style == Style::lowest || style == Style::highest) {  // sub-scales stay random
-        if (bytes < 100) return;
-        const int first = type == TensorType::Q6_K ? 192 : 4;
-        for (int i = 0; i < (type == TensorType::Q6_K ? 16 : 12); ++i) {
-            block[first + i] = static_cast<uint8_t>(check::integer(rng, 0, 255));
+        if (file_block(type).elements < 256) return;
+        const auto [first, count] = sub_scales_of(type);
+        for (int i = first; i < first + count; ++i) {
+            block[i] = static_cast<uint8_t>(check::integer(rng, 0, 255));
         }
     }
 }
@@ -101,6 +117,13 @@ struct Block {
     }
 };
 
+// The sixteen values of ggml's kvalues_iq4nl.
+int iq4_value(int index) {
+    constexpr int values[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                              1,    13,   25,  38,  53,  69,  89,  113};
+    return values[index];
+}
+
 void decode_small(TensorType type, const uint8_t* p, Block& out) {
     const bool minimum = type == TensorType::Q4_1 || type == TensorType::Q5_1;
     const bool five = type == TensorType::Q5_0 || type == TensorType::Q5_1;
@@ -108,6 +131,13 @@ void decode_small(TensorType type, const uint8_t* p, Block& out) {
     p += minimum ? 4 : 2;
     if (type == TensorType::Q8_0) {
         for (int j = 0; j < 32; ++j) out.add(d, static_cast<int8_t>(p[j]) + 128, 128, 0, 255);
+        return;
+    }
+    if (type == TensorType::IQ4_NL) {
+        for (int j = 0; j < 32; ++j) {
+            const int index = j < 16 ? p[j] % 16 : p[j - 16] / 16;
+            out.add(d, iq4_value(index) + 128, 128, 0, 241);
+        }
         return;
     }
     const uint8_t* high = p;
@@ -146,6 +176,37 @@ void decode_q6(const uint8_t* p, Block& out) {
     }
 }
 
+void decode_q2(const uint8_t* p, Block& out) {
+    const double d = half_value(p + 80), least = half_value(p + 82);
+    for (int i = 0; i < 256; ++i) {
+        const int quant = p[16 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
+        const int scale = p[i / 16] % 16, minimum = p[i / 16] / 16;
+        out.add(d * scale, quant, 0, -least * minimum, 3);
+    }
+}
+
+void decode_q3(const uint8_t* p, Block& out) {
+    const double d = half_value(p + 108);
+    for (int i = 0; i < 256; ++i) {
+        const int part = i / 16, low = p[96 + part % 8];
+        const int upper = p[104 + part % 4] >> part / 4 * 2 & 3;
+        const int scale = (part < 8 ? low % 16 : low / 16) + upper * 16 - 32;
+        const int quant = p[32 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
+        out.add(d * scale, quant + (p[i % 32] >> i / 32 & 1) * 4, 4, 0, 7);
+    }
+}
+
+void decode_iq4_xs(const uint8_t* p, Block& out) {
+    const double d = half_value(p);
+    for (int i = 0; i < 256; ++i) {
+        const int part = i / 32, upper = (p[2] | p[3] << 8) >> 2 * part & 3;
+        const int low = part % 2 ? p[4 + part / 2] / 16 : p[4 + part / 2] % 16;
+        const uint8_t pair = p[8 + part * 16 + i % 16];
+        const int value = iq4_value(i % 32 < 16 ? pair % 16 : pair / 16);
+        out.add(d * (low + upper * 16 - 32), value + 128, 128, 0, 241);
+    }
+}
+
 void decode(TensorType type, const uint8_t* p, Block& out) {
     uint32_t bits = 0;
     float value;
@@ -158,6 +219,9 @@ void decode(TensorType type, const uint8_t* p, Block& out) {
             return out.add(value, 1, 0, 0, 1);
         case TensorType::Q4_K: case TensorType::Q5_K: return decode_k(type, p, out);
         case TensorType::Q6_K: return decode_q6(p, out);
+        case TensorType::Q2_K: return decode_q2(p, out);
+        case TensorType::Q3_K: return decode_q3(p, out);
+        case TensorType::IQ4_XS: return decode_iq4_xs(p, out);
         default: return decode_small(type, p, out);
     }
 }
@@ -177,6 +241,10 @@ const char* type_name(TensorType type) {
         case TensorType::Q4_K: return "Q4_K";
         case TensorType::Q5_K: return "Q5_K";
         case TensorType::Q6_K: return "Q6_K";
+        case TensorType::Q2_K: return "Q2_K";
+        case TensorType::Q3_K: return "Q3_K";
+        case TensorType::IQ4_NL: return "IQ4_NL";
+        case TensorType::IQ4_XS: return "IQ4_XS";
     }
     return "unknown";
 }

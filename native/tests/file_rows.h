@@ -10,7 +10,8 @@ namespace alpage {
 inline constexpr TensorType all_types[] = {
     TensorType::F32,  TensorType::F16,  TensorType::BF16, TensorType::Q4_0,
     TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0,
-    TensorType::Q4_K, TensorType::Q5_K, TensorType::Q6_K,
+    TensorType::Q2_K, TensorType::Q3_K, TensorType::Q4_K, TensorType::Q5_K,
+    TensorType::Q6_K, TensorType::IQ4_NL, TensorType::IQ4_XS,
 };
 
 const char* type_name(TensorType type);

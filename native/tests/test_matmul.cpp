@@ -197,8 +197,13 @@ TEST(weights_that_are_not_finite_are_noticed) {
                 block[0] = place ? 0xc0 : 0x80, block[1] = 0x7f;
             } else {
                 const bool two = type == TensorType::Q4_1 || type == TensorType::Q5_1 ||
-                                 type == TensorType::Q4_K || type == TensorType::Q5_K;
-                const int at = type == TensorType::Q6_K ? 208 : place && two ? 2 : 0;
+                                 type == TensorType::Q4_K || type == TensorType::Q5_K ||
+                                 type == TensorType::Q2_K;
+                const int first = type == TensorType::Q2_K   ? 80
+                                  : type == TensorType::Q3_K ? 108
+                                  : type == TensorType::Q6_K ? 208
+                                                             : 0;
+                const int at = first + (place && two ? 2 : 0);
                 block[at] = static_cast<uint8_t>(place), block[at + 1] = 0xfc;
             }
             pack(file, nullptr, false);

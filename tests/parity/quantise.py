@@ -10,6 +10,7 @@ from alpage.weights.tensor import TensorType
 
 Floats = NDArray[np.float32]
 Blocks = NDArray[Any]
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
 
 
 def quantise(kind: TensorType, weights: Floats) -> NDArray[np.uint8]:
@@ -32,6 +33,15 @@ def quantise(kind: TensorType, weights: Floats) -> NDArray[np.uint8]:
         blocks["m"] = least
         blocks["d"] = (groups.max(axis=1, keepdims=True) - least) / levels
         _pack(blocks, _steps(groups - blocks["m"].astype(np.float32), blocks["d"], 0, levels))
+    elif kind is TensorType.Q2_K:
+        _two(blocks, groups)
+    elif kind is TensorType.Q3_K:
+        _three(blocks, groups)
+    elif kind is TensorType.IQ4_NL:
+        blocks["d"] = np.abs(groups).max(axis=1, keepdims=True) / IQ4[-1]
+        _pack(blocks, _nearest(groups, blocks["d"].astype(np.float32)))
+    elif kind is TensorType.IQ4_XS:
+        _iq4_xs(blocks, groups)
     else:
         zero = {TensorType.Q4_0: 8, TensorType.Q5_0: 16, TensorType.Q8_0: 128}[kind]
         blocks["d"] = np.abs(groups).max(axis=1, keepdims=True) / (zero - 1)
@@ -90,3 +100,63 @@ def _six(blocks: Blocks, groups: Floats) -> None:
     blocks["qh"] = (
         high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
     ).reshape(-1, 64)
+
+
+def _two(blocks: Blocks, groups: Floats) -> None:
+    """Q2_K: sixteen groups of 16, each with a four-bit scale and minimum."""
+    parts = groups.reshape(-1, 16, 16)
+    least = np.minimum(parts.min(axis=2), 0)  # [n, 16]
+    scale = (parts.max(axis=2) - least) / 3
+    blocks["d"] = scale.max(axis=1, keepdims=True) / 15
+    blocks["dmin"] = -least.min(axis=1, keepdims=True) / 15
+    s, m = _steps(scale, blocks["d"], 0, 15), _steps(-least, blocks["dmin"], 0, 15)
+    blocks["scales"] = s | m << 4
+    lift = (blocks["dmin"].astype(np.float32) * m)[:, :, None]
+    steps = _steps(parts + lift, (blocks["d"].astype(np.float32) * s)[:, :, None], 0, 3)
+    _pack_pairs(blocks, steps)
+
+
+def _three(blocks: Blocks, groups: Floats) -> None:
+    """Q3_K: a signed six-bit scale per 16 weights, with the sign of the largest of them."""
+    parts = groups.reshape(-1, 16, 16)
+    at = np.abs(parts).argmax(axis=2)[:, :, None]
+    scale = np.take_along_axis(parts, at, axis=2)[:, :, 0] / np.float32(-4)
+    blocks["d"] = np.abs(scale).max(axis=1, keepdims=True) / 31
+    s = _steps(scale, blocks["d"], -32, 31)
+    raw = s + 32
+    blocks["scales"][:, :8] = (raw[:, :8] & 15) | (raw[:, 8:] & 15) << 4
+    high = (raw >> 4).reshape(-1, 4, 4)
+    blocks["scales"][:, 8:] = high[:, 0] | high[:, 1] << 2 | high[:, 2] << 4 | high[:, 3] << 6
+    steps = _steps(parts, (blocks["d"].astype(np.float32) * s)[:, :, None], -4, 3) + 4
+    _pack_pairs(blocks, steps & 3)
+    third = (steps >> 2).astype(np.uint8).reshape(-1, 8, 32)
+    blocks["hmask"] = np.packbits(third, axis=1, bitorder="little")[:, 0]
+
+
+def _pack_pairs(blocks: Blocks, steps: NDArray[np.int32]) -> None:
+    """256 steps of two bits into 64 bytes."""
+    quarters = steps.reshape(-1, 2, 4, 32)
+    blocks["qs"] = (
+        quarters[:, :, 0] | quarters[:, :, 1] << 2 | quarters[:, :, 2] << 4 | quarters[:, :, 3] << 6
+    ).reshape(-1, 64)
+
+
+def _nearest(values: Floats, scale: Floats) -> NDArray[np.int32]:
+    """Index of the value of `IQ4` that is nearest to values / scale."""
+    ratio = np.divide(values, scale, out=np.zeros_like(values), where=scale != 0)
+    index: NDArray[np.int32] = np.searchsorted((IQ4[1:] + IQ4[:-1]) / 2, ratio).astype(np.int32)
+    return index
+
+
+def _iq4_xs(blocks: Blocks, groups: Floats) -> None:
+    """IQ4_XS: a signed six-bit scale per 32 weights."""
+    parts = groups.reshape(-1, 8, 32)
+    scale = np.abs(parts).max(axis=2) / np.float32(IQ4[-1])
+    blocks["d"] = scale.max(axis=1, keepdims=True) / 31
+    s = _steps(scale, blocks["d"], -32, 31)
+    s[:, ::2] *= -1  # both signs occur in files
+    raw = s + 32
+    blocks["scales_l"] = (raw[:, 0::2] & 15) | (raw[:, 1::2] & 15) << 4
+    blocks["scales_h"] = ((raw >> 4) << np.arange(0, 16, 2)).sum(axis=1, keepdims=True)
+    index = _nearest(parts, (blocks["d"].astype(np.float32) * s)[:, :, None])
+    blocks["qs"] = (index[:, :, :16] | index[:, :, 16:] << 4).reshape(-1, 128)

@@ -1,5 +1,6 @@
 """The native engine against the reference on the same stored weights: every type, every ISA."""
 
+from ctypes import byref
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.parity.models import (
 )
 from tests.parity.quantise import quantise
 
+from alpage.bench.llamacpp import is_installed, library
 from alpage.core.config import LlamaConfig
 from alpage.engine.native import NativeRunner, available_isas
 from alpage.engine.torch import TorchRunner
@@ -24,8 +26,9 @@ from alpage.weights.source import open_model
 from alpage.weights.tensor import Tensor, TensorType
 
 TYPES = list(TensorType)
-STEPS = {"Q4_0": 0.13, "Q4_1": 0.1, "Q4_K": 0.1, "Q5_0": 0.06, "Q5_1": 0.05, "Q5_K": 0.05,
-         "Q6_K": 0.03, "Q8_0": 0.01, "F16": 1e-3, "BF16": 5e-3, "F32": 0}  # fmt: skip
+STEPS = {"Q2_K": 0.4, "Q3_K": 0.2, "IQ4_NL": 0.11, "IQ4_XS": 0.11, "Q4_0": 0.13, "Q4_1": 0.1,
+         "Q4_K": 0.1, "Q5_0": 0.06, "Q5_1": 0.05, "Q5_K": 0.05, "Q6_K": 0.03, "Q8_0": 0.01,
+         "F16": 1e-3, "BF16": 5e-3, "F32": 0}  # fmt: skip
 TOKENS = np.random.default_rng(4).integers(0, CONFIG.vocab_size, 40).tolist()
 SAME_CACHE, WHOLE = 3e-3, 8e-3
 """Allowed deviation as a share of the logits (rms), about twice what is measured. Activations are
@@ -56,6 +59,29 @@ def test_each_type_on_each_instruction_set(kind: TensorType, tmp_path: Path) -> 
             print(f"{kind.name} {isa}: {close:.1e} with the same cache, {whole:.1e} in all")
             assert close < (1e-3 if kind.block_size == 1 else SAME_CACHE)
             assert whole < WHOLE
+
+
+@pytest.mark.skipif(not is_installed(), reason="the mixes are made by llama.cpp")
+@pytest.mark.parametrize("mix", ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_NL", "IQ4_XS"])
+def test_the_mixes_that_llama_cpp_makes(mix: str, tmp_path: Path) -> None:
+    plain = gguf_file(tmp_path / "plain.gguf", CONFIG, random_weights(CONFIG), [TensorType.F32])
+    path, low = tmp_path / "mix.gguf", library()
+    params = low.llama_model_quantize_default_params()
+    params.ftype, params.nthread = getattr(low, f"LLAMA_FTYPE_MOSTLY_{mix}"), 1
+    assert not low.llama_model_quantize(str(plain).encode(), str(path).encode(), byref(params))
+    with open_model(path) as source, open_model(plain) as before:
+        assert source.quantization == mix
+        types = {t.type.name for t in source.tensors.values() if len(t.shape) == 2}
+        assert mix[:4] in {name[:4] for name in types}
+        for name, tensor in source.tensors.items():
+            weights = before.tensors[name].dequantize()
+            assert deviation(tensor.dequantize(), weights) <= STEPS[tensor.type.name]
+        rounded = logits_of(TorchRunner.load(source, page_count=3, kv_dtype="bfloat16"), TOKENS)
+        for isa in available_isas():
+            runner = NativeRunner(source, threads=1, context_tokens=48, isa=isa)
+            found = deviation(logits_of(runner, TOKENS, size=17), rounded)
+            print(f"{mix} {isa}: {found:.1e} of {sorted(types)}")
+            assert found < SAME_CACHE
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_nested_arrays_within_bounds_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_id", "name"), [(10, "Q2_K"), (23, "IQ4_XS"), (39, "MXFP4"), (28, "F64"), (99, "99")]
+    ("type_id", "name"), [(16, "IQ2_XXS"), (21, "IQ3_S"), (39, "MXFP4"), (28, "F64"), (99, "99")]
 )
 def test_weight_types_that_are_not_read_are_named(tmp_path: Path, type_id: int, name: str) -> None:
     model = tiny_model()
@@ -243,6 +243,24 @@ def test_weight_types_that_are_not_read_are_named(tmp_path: Path, type_id: int, 
         error
     )
     assert "Q4_K" in str(error)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_big_endian_files_are_refused_by_name(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gguf.gguf_writer.GGUF_VERSION", version)
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.add_block_count(2)
+    writer.add_tensor("token_embd.weight", np.ones((32, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    error = refusal(path)
+    assert isinstance(error, UnsupportedError)
+    assert str(error) == f"{path} is a big-endian GGUF file; Alpage reads little-endian"
 
 
 @pytest.mark.parametrize("field", ["tensor_count", "entry_count"])

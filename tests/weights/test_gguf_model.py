@@ -197,7 +197,7 @@ def _reshape(name: str, dims: tuple[int, ...]) -> Callable[[GgufFile], None]:
         (_change("general.architecture", STRING, "a\x1b[2J"), FormatError,
          "a short word, not 'a\\x"),
         (_change("general.type", STRING, "adapter"), UnsupportedError, "holds a adapter"),
-        (_change("split.count", U32, 3), UnsupportedError, "one of 3 parts"),
+        (_change("split.count", U32, 3), FormatError, "a part of a model in 3 files; its name"),
         (_change("llama.expert_count", U32, 8), UnsupportedError, "mixture of 8 experts"),
         (_add("blk.0.attn_q.bias", (32,)), UnsupportedError, "has bias weights (blk.0.attn_q.bias"),
         (_add("blk.0.attn_q_norm.weight", (8,)), UnsupportedError, "blk.0.attn_q_norm.weight"),

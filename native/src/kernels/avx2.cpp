@@ -122,6 +122,10 @@ struct V {
         if constexpr (n >= 0) return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)};
         else return shift_right<-n>(x);
     }
+    static I look_up(const uint8_t* table, I indices) {  // indices 0 to 15
+        const __m256i both = _mm256_broadcastsi128_si256(load128(table));
+        return {_mm256_shuffle_epi8(both, indices.a), _mm256_shuffle_epi8(both, indices.b)};
+    }
     // maddubs saturates at 16 bits: quants up to 63 times 127 twice fit. Quants up to 255 are moved
     // to signed first: |w| <= 128 and x with w's sign, then 128 x 127 x 2 fits too. That takes 128
     // off each quant, which is put back as 128 x the sum of x, because the caller's formula has it.

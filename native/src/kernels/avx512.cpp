@@ -70,6 +70,10 @@ struct V {
         if constexpr (n >= 0) return _mm512_slli_epi16(a, n);
         else return _mm512_srli_epi16(a, -n);
     }
+    static I look_up(const uint8_t* table, I indices) {  // indices 0 to 15
+        const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), indices);
+    }
     // dot + sum over 4 bytes of unsigned weights times the 4 signed bytes at `x`, in each lane.
     template <bool full_range>
     static I dot(I dot, I weights, const void* x) {

@@ -5,7 +5,9 @@
 //   quants   per block of 32 columns, 64-byte aligned; the unsigned value of row r, column 4g + j
 //            lies in byte 4r + j of 64-byte group g (g = 0..7), the order that a 4-way 8-bit dot
 //            product eats. 4 low bits: groups 2i and 2i + 1 share 64 bytes (low, high nibble).
-//            5th bit: bit g of 64 bytes. Bits 5 and 6 of Q6_K: two bits each in 2 x 64 bytes.
+//            5th bit: bit g of 64 bytes. Bits 5 and 6 of Q6_K: two bits each in 2 x 64 bytes. The
+//            2 low bits of Q2_K and Q3_K lie as those two do, the 3rd as a 5th. IQ4 types keep
+//            the file's 4-bit indices, which stand for the values of `iq4_quants`.
 // A float panel is [columns][16]. A weight is scale * quant + offset, where offset is the block's
 // minimum or a constant times its scale, so every type runs through one formula:
 //   y += sx * (scale * sum(quant * x)) + offset * (sx * sum(x))      (x: integers, sx: their scale)
@@ -28,6 +30,25 @@ PanelLayout panel_layout(TensorType type, int64_t columns);
 
 inline bool is_float(TensorType type) {
     return type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16;
+}
+
+// Bits of a quant as stored; a block of a panel takes 64 bytes for each.
+constexpr int quant_bits(TensorType type) {
+    switch (type) {
+        case TensorType::Q2_K: return 2;
+        case TensorType::Q3_K: return 3;
+        case TensorType::Q5_0: case TensorType::Q5_1: case TensorType::Q5_K: return 5;
+        case TensorType::Q6_K: return 6;
+        case TensorType::Q8_0: return 8;
+        default: return 4;
+    }
+}
+
+// What the indices of IQ4_NL and IQ4_XS stand for, plus 128: quants whose zero is 128.
+inline constexpr uint8_t iq4_quants[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                           129, 141, 153, 166, 181, 197, 217, 241};
+constexpr bool is_iq4(TensorType type) {
+    return type == TensorType::IQ4_NL || type == TensorType::IQ4_XS;
 }
 
 // Rows of activations: fp32, and where a quantised matrix wants them, 15-bit integers per block of

@@ -24,23 +24,28 @@ void float_panel(const MatmulPart& part, const uint8_t* panel, const float* x, f
     }
 }
 
-// Unsigned quants of one block, column by column for 16 rows.
-void unpack_block(TensorType type, const uint8_t* quants, uint8_t u[8][64]) {
+template <int bits>
+void unpack(const uint8_t* quants, uint8_t u[8][64]) {
     for (int g = 0; g < 8; ++g) {
         for (int byte = 0; byte < 64; ++byte) {
-            if (type == TensorType::Q8_0) {
-                u[g][byte] = quants[g * 64 + byte];
-                continue;
-            }
-            u[g][byte] = quants[g / 2 * 64 + byte] >> g % 2 * 4 & 15;
-            if (type == TensorType::Q6_K) {
-                u[g][byte] |= static_cast<uint8_t>(
-                    (quants[256 + g / 4 * 64 + byte] >> 2 * (g % 4) & 3) << 4);
-            } else if (type == TensorType::Q5_0 || type == TensorType::Q5_1 ||
-                       type == TensorType::Q5_K) {
-                u[g][byte] |= static_cast<uint8_t>((quants[256 + byte] >> g & 1) << 4);
-            }
+            u[g][byte] = static_cast<uint8_t>(stored_quant(bits, quants, g, byte));
         }
+    }
+}
+
+// Unsigned quants of one block, column by column for 16 rows.
+void unpack_block(TensorType type, const uint8_t* quants, uint8_t u[8][64]) {
+    switch (quant_bits(type)) {
+        case 2: unpack<2>(quants, u); break;
+        case 3: unpack<3>(quants, u); break;
+        case 5: unpack<5>(quants, u); break;
+        case 6: unpack<6>(quants, u); break;
+        case 8: unpack<8>(quants, u); break;
+        default: unpack<4>(quants, u); break;
+    }
+    if (!is_iq4(type)) return;
+    for (int g = 0; g < 8; ++g) {
+        for (int byte = 0; byte < 64; ++byte) u[g][byte] = iq4_quants[u[g][byte]];
     }
 }
 
@@ -61,9 +66,10 @@ void quant_panel(const MatmulPart& part, const uint8_t* panel, const Activations
                 const int n = 128 * q[k] + q[block_columns + k];
                 dot[k / 16] += (u[k / 4][4 * lane + k % 4] - s.zero) * n;
             }
+            const float* sums = x.sum16 + 2 * (row * blocks + b);
             y[lane] += sx * (s.scale[0] * static_cast<float>(dot[0]) +
                              s.scale[1] * static_cast<float>(dot[1])) +
-                       s.minimum * x.sum[row * blocks + b];
+                       (s.minimum[0] * sums[0] + s.minimum[1] * sums[1]);
         }
     }
 }

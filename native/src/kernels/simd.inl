@@ -19,13 +19,22 @@ template <int N, class Fn>
 
 constexpr int prefetch_bytes = 4096;  // how far ahead of the quants in use
 
-enum class Bits { four, five, six, eight };
+enum class Bits { two, three, four, index, five, six, eight };  // index: of iq4_quants
 
 // The unsigned quants of 64-byte group g of a block.
 template <Bits bits, int g>
 [[gnu::always_inline]] inline I group(const uint8_t* quants) {
     if constexpr (bits == Bits::eight) {
         return V::load(quants + g * 64);
+    } else if constexpr (bits == Bits::two || bits == Bits::three) {
+        const I low = V::bit_and(V::template shift<-2 * (g % 4)>(V::load(quants + g / 4 * 64)),
+                                 V::bytes(0x03));
+        if constexpr (bits == Bits::three) {
+            const I high = V::template shift<2 - g>(V::load(quants + 128));
+            return V::bit_or(low, V::bit_and(high, V::bytes(0x04)));
+        } else {
+            return low;
+        }
     } else {
         const I packed = V::load(quants + g / 2 * 64);
         const I low = V::bit_and(g % 2 ? V::template shift_right<4>(packed) : packed,
@@ -36,6 +45,8 @@ template <Bits bits, int g>
         } else if constexpr (bits == Bits::six) {
             const I high = V::template shift<4 - 2 * (g % 4)>(V::load(quants + 256 + g / 4 * 64));
             return V::bit_or(low, V::bit_and(high, V::bytes(0x30)));
+        } else if constexpr (bits == Bits::index) {
+            return V::look_up(iq4_quants, low);
         } else {
             return low;
         }
@@ -47,7 +58,7 @@ template <TensorType>
 struct Type;
 
 template <Bits b, int quant_size, int zero>
-struct SymmetricType {  // Q4_0, Q5_0, Q8_0
+struct SymmetricType {  // Q4_0, Q5_0, Q8_0, IQ4_NL
     static constexpr Bits bits = b;
     static constexpr int quant_bytes = quant_size;
     static constexpr bool halves = false;
@@ -78,6 +89,17 @@ struct SuperType {  // Q4_K, Q5_K
         offset = V::mul(V::mul(V::load_half(at + 32), V::set1(-1)), V::load_u8(six_bit + 16));
     }
 };
+template <Bits b, int quant_size, int zero>
+struct HalvesType {  // Q3_K, Q6_K: a scale per 16 columns
+    static constexpr Bits bits = b;
+    static constexpr int quant_bytes = quant_size;
+    static constexpr bool halves = true;
+    static void scales(const uint8_t* at, int64_t block, int half, F& scale, F& offset) {
+        at += block / 8 * 288;
+        scale = V::mul(V::load_half(at), V::load_s8(at + 32 + block % 8 * 32 + half * 16));
+        offset = V::mul(scale, V::set1(-static_cast<float>(zero)));
+    }
+};
 template <> struct Type<TensorType::Q4_0> : SymmetricType<Bits::four, 256, 8> {};
 template <> struct Type<TensorType::Q5_0> : SymmetricType<Bits::five, 320, 16> {};
 template <> struct Type<TensorType::Q8_0> : SymmetricType<Bits::eight, 512, 128> {};
@@ -85,14 +107,30 @@ template <> struct Type<TensorType::Q4_1> : MinimumType<Bits::four, 256> {};
 template <> struct Type<TensorType::Q5_1> : MinimumType<Bits::five, 320> {};
 template <> struct Type<TensorType::Q4_K> : SuperType<Bits::four, 256> {};
 template <> struct Type<TensorType::Q5_K> : SuperType<Bits::five, 320> {};
-template <> struct Type<TensorType::Q6_K> {
-    static constexpr Bits bits = Bits::six;
-    static constexpr int quant_bytes = 384;
-    static constexpr bool halves = true;  // a scale per 16 columns
+template <> struct Type<TensorType::Q3_K> : HalvesType<Bits::three, 192, 4> {};
+template <> struct Type<TensorType::Q6_K> : HalvesType<Bits::six, 384, 32> {};
+template <> struct Type<TensorType::IQ4_NL> : SymmetricType<Bits::index, 256, 128> {};
+template <> struct Type<TensorType::IQ4_XS> {
+    static constexpr Bits bits = Bits::index;
+    static constexpr int quant_bytes = 256;
+    static constexpr bool halves = false;
+    static void scales(const uint8_t* at, int64_t block, F& scale, F& offset) {
+        at += block / 8 * 160;
+        scale = V::mul(V::load_half(at), V::load_s8(at + 32 + block % 8 * 16));
+        offset = V::mul(scale, V::set1(-128));
+    }
+};
+template <> struct Type<TensorType::Q2_K> {
+    static constexpr Bits bits = Bits::two;
+    static constexpr int quant_bytes = 128;
+    static constexpr bool halves = true;  // a scale and a minimum per 16 columns, in one byte
     static void scales(const uint8_t* at, int64_t block, int half, F& scale, F& offset) {
-        at += block / 8 * 288;
-        scale = V::mul(V::load_half(at), V::load_s8(at + 32 + block % 8 * 32 + half * 16));
-        offset = V::mul(scale, V::set1(-32));
+        at += block / 8 * 320;
+        const F both = V::load_u8(at + 64 + block % 8 * 32 + half * 16);
+        // both = 16 * minimum + scale, so both / 16 - 15 / 32 rounds to the minimum.
+        const F minimum = V::round(V::fma(both, V::set1(1.0f / 16), V::set1(-15.0f / 32)));
+        scale = V::mul(V::load_half(at), V::fma(minimum, V::set1(-16), both));
+        offset = V::mul(V::mul(V::load_half(at + 32), V::set1(-1)), minimum);
     }
 };
 
@@ -119,6 +157,7 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
     unroll<R>([&](auto r) { total[r] = V::zero(); });
     for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes, q += 2 * block_columns) {
         constexpr int parts = T::halves ? 2 : 1, groups = 8 / parts;
+        constexpr bool wide = T::bits == Bits::eight || T::bits == Bits::index;
         if constexpr (R <= 2) {
             // A few rows wait for memory, and the processor's own prefetcher stops at each page.
             unroll<T::quant_bytes / 64>([&](auto line) {
@@ -133,9 +172,8 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
                 const I weights = group<T::bits, g>(quants);
                 unroll<R>([&](auto r) {
                     const int8_t* at = q + r * stride + 4 * g;
-                    high[r] = V::template dot<T::bits == Bits::eight>(high[r], weights, at);
-                    low[r] = V::template dot<T::bits == Bits::eight>(low[r], weights,
-                                                                     at + block_columns);
+                    high[r] = V::template dot<wide>(high[r], weights, at);
+                    low[r] = V::template dot<wide>(low[r], weights, at + block_columns);
                 });
             });
             F weight_scale, offset;
@@ -244,9 +282,13 @@ void matmul(const MatmulPart& part, const Activations& x) {
         case TensorType::Q5_0: return matmul_type<TensorType::Q5_0>(part, x);
         case TensorType::Q5_1: return matmul_type<TensorType::Q5_1>(part, x);
         case TensorType::Q8_0: return matmul_type<TensorType::Q8_0>(part, x);
+        case TensorType::Q2_K: return matmul_type<TensorType::Q2_K>(part, x);
+        case TensorType::Q3_K: return matmul_type<TensorType::Q3_K>(part, x);
         case TensorType::Q4_K: return matmul_type<TensorType::Q4_K>(part, x);
         case TensorType::Q5_K: return matmul_type<TensorType::Q5_K>(part, x);
         case TensorType::Q6_K: return matmul_type<TensorType::Q6_K>(part, x);
+        case TensorType::IQ4_NL: return matmul_type<TensorType::IQ4_NL>(part, x);
+        case TensorType::IQ4_XS: return matmul_type<TensorType::IQ4_XS>(part, x);
     }
 }
 

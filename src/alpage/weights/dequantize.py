@@ -40,10 +40,19 @@ BLOCK_LAYOUTS: dict[str, BlockLayout] = {
     "Q4_1": _layout(32, _D, _M, _LOW32),
     "Q5_0": _layout(32, _D, _HIGH32, _LOW32),
     "Q5_1": _layout(32, _D, _M, _HIGH32, _LOW32),
+    "Q2_K": _layout(256, ("scales", "u1", 16), ("qs", "u1", 64), _D, _DMIN),
+    "Q3_K": _layout(256, ("hmask", "u1", 32), ("qs", "u1", 64), _SCALES, _D),
     "Q4_K": _layout(256, _D, _DMIN, _SCALES, ("qs", "u1", 128)),
     "Q5_K": _layout(256, _D, _DMIN, _SCALES, ("qh", "u1", 32), ("qs", "u1", 128)),
     "Q6_K": _layout(256, ("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), _D),
+    "IQ4_NL": _layout(32, _D, _LOW32),
+    "IQ4_XS": _layout(256, _D, ("scales_h", "<u2", 1), ("scales_l", "u1", 4), ("qs", "u1", 128)),
 }
+
+_IQ4_VALUES = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.float32
+)
+"""What the 4-bit numbers of IQ4_NL and IQ4_XS stand for (`kvalues_iq4nl`)."""
 
 
 def dequantize_blocks(kind: str, raw: Bytes, out: Floats) -> None:
@@ -171,6 +180,59 @@ def _q6_k(blocks: Blocks, out: Floats) -> None:
     sixteens *= scales[:, :, None]
 
 
+def _crumbs(packed: Bytes) -> Bytes:
+    """[n, 64] bytes -> [n, 2, 4, 32] numbers 0..3 (Q2_K, Q3_K).
+
+    Bits 2g and 2g + 1 of byte 32 h + i make number i of group g in half h.
+    """
+    halves = packed.reshape(-1, 2, 1, 32)
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[:, None]
+    numbers: Bytes = (halves >> shifts) & np.uint8(3)
+    return numbers
+
+
+def _q2_k(blocks: Blocks, out: Floats) -> None:
+    """Sixteen groups of 16, each with a scale (low half of its byte) and a minimum (high)."""
+    out[...] = _crumbs(blocks["qs"]).reshape(out.shape)
+    sixteens = out.reshape(-1, 16, 16)
+    scales, minima = blocks["scales"] & np.uint8(15), blocks["scales"] >> np.uint8(4)
+    sixteens *= (_single(blocks["d"]) * scales.astype(np.float32))[:, :, None]
+    sixteens -= (_single(blocks["dmin"]) * minima.astype(np.float32))[:, :, None]
+
+
+def _q3_k(blocks: Blocks, out: Floats) -> None:
+    """As Q2_K without minima; bit g of mask byte i is the third bit of weight i of group g of 32.
+
+    Sixteen scales of 6 bits, less 32: scale k takes the low (k < 8) or high half of byte k % 8,
+    and bits 2 (k / 4), 2 (k / 4) + 1 of byte 8 + k % 4.
+    """
+    third = np.unpackbits(blocks["hmask"][:, None, :], axis=1, bitorder="little") << np.uint8(2)
+    out[...] = _crumbs(blocks["qs"]).reshape(out.shape) | third.reshape(out.shape)
+    out -= np.float32(4)
+    packed = blocks["scales"]
+    low = np.concatenate([packed[:, :8] & np.uint8(15), packed[:, :8] >> np.uint8(4)], axis=1)
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[:, None]
+    high = ((packed[:, None, 8:] >> shifts) & np.uint8(3)).reshape(-1, 16)
+    scales = (low | high << np.uint8(4)).astype(np.float32) - np.float32(32)
+    sixteens = out.reshape(-1, 16, 16)
+    sixteens *= (_single(blocks["d"]) * scales)[:, :, None]
+
+
+def _iq4_nl(blocks: Blocks, out: Floats) -> None:
+    out[...] = _IQ4_VALUES[_nibbles(blocks["qs"])]
+    out *= _single(blocks["d"])
+
+
+def _iq4_xs(blocks: Blocks, out: Floats) -> None:
+    """Eight groups of 32 as in IQ4_NL, each with a scale of 6 bits, less 32."""
+    out[...] = _IQ4_VALUES[_nibbles(blocks["qs"].reshape(-1, 16))].reshape(out.shape)
+    low = np.stack([blocks["scales_l"] & np.uint8(15), blocks["scales_l"] >> np.uint8(4)], axis=2)
+    high = (blocks["scales_h"] >> np.arange(0, 16, 2, dtype=np.uint16)) & np.uint16(3)
+    scales = low.reshape(-1, 8) | high << np.uint16(4)
+    groups = out.reshape(-1, 8, 32)
+    groups *= (_single(blocks["d"]) * (scales.astype(np.float32) - np.float32(32)))[:, :, None]
+
+
 _DECODERS: dict[str, Callable[[Blocks, Floats], None]] = {
     "F32": _f32,
     "F16": _f32,
@@ -180,7 +242,11 @@ _DECODERS: dict[str, Callable[[Blocks, Floats], None]] = {
     "Q4_1": _q4_1,
     "Q5_0": _q5_0,
     "Q5_1": _q5_1,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
 }

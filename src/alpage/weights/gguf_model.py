@@ -6,32 +6,34 @@ from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import FormatError, UnsupportedError
 from alpage.weights.contents import END_TOKENS, Lineage, ModelSource, assemble, main_type
 from alpage.weights.fields import Fields, clean
-from alpage.weights.gguf import Header, read_header, read_tensors
+from alpage.weights.gguf import Header
+from alpage.weights.gguf_parts import model_stem, open_container
 from alpage.weights.mapped import MappedFile
 from alpage.weights.tensor import Tensor
 
 _MAX_HEAD_DIM = 1 << 16
-_MIXES = {12: "Q3_K_M", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M"}
+_MIXES = {
+    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 21: "Q2_K_S",
+}  # fmt: skip
 """general.file_type of files that mix types; all others are named after their main type."""
 _CONTROL_TOKEN = 3
 _PRE_TOKENIZERS_WITH_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral")
 
 
 def open_gguf(path: Path) -> ModelSource:
-    """Open a GGUF file of the llama architecture; `FormatError` or `UnsupportedError` if not."""
-    file = MappedFile(path)
-    try:
-        header = read_header(file)
-        reader = Fields(path, header.metadata)
+    """Open a GGUF file of the llama architecture, or with any part of one all its parts.
+
+    `FormatError` or `UnsupportedError` if it is none, `NotFoundError` if a part is missing.
+    """
+    with open_container(path) as file:
+        reader = Fields(file.path, file.header.metadata)
         _check_kind(reader)
-        stored = read_tensors(file, header)
+        stored = file.tensors
         config = _config(reader, stored)
         stored.pop("rope_freqs.weight", None)
-        tensors = assemble(config, stored, "gguf", path)
-        return _source(file, header, reader, config, tensors)
-    except BaseException:
-        file.close()
-        raise
+        tensors = assemble(config, stored, "gguf", file.path)
+        return _source(file.files, file.header, reader, config, tensors)
 
 
 def _check_kind(reader: Fields) -> None:
@@ -43,12 +45,6 @@ def _check_kind(reader: Fields) -> None:
     kind = reader.word("general.type") or "model"
     if kind != "model":
         raise UnsupportedError(f"{reader.path} holds a {kind}, not a whole model")
-    parts = reader.integer("split.count", 1)
-    if parts > 1:
-        raise UnsupportedError(
-            f"{reader.path} is one of {parts} parts of a model; join them first "
-            "(llama-gguf-split --merge)"
-        )
     experts = reader.integer("llama.expert_count", 0)
     if experts:
         raise UnsupportedError(
@@ -136,7 +132,7 @@ def _rope(
 
 
 def _source(
-    file: MappedFile,
+    files: tuple[MappedFile, ...],
     header: Header,
     reader: Fields,
     config: LlamaConfig,
@@ -146,11 +142,11 @@ def _source(
     label = main_type(tensors)
     mix = _MIXES.get(reader.integer("general.file_type", -1), "")
     return ModelSource(
-        path=file.path,
+        path=reader.path,
         format="gguf",
         config=config,
         tensors=tensors,
-        name=reader.label("general.name") or file.path.stem,
+        name=reader.label("general.name") or model_stem(reader.path.name),
         quantization=mix if mix.startswith(label) else label,
         chat_template=reader.text("tokenizer.chat_template"),
         gguf_metadata=header.metadata,
@@ -159,7 +155,7 @@ def _source(
         add_bos=_adds_bos(reader) and bos is not None,
         licence=reader.label("general.license"),
         lineage=_lineage(reader),
-        files=(file,),
+        files=files,
     )
 
 

@@ -6,6 +6,7 @@ from alpage.core.errors import FormatError, UnsupportedError, UserError
 from alpage.core.paths import storage_errors
 from alpage.weights.contents import Lineage, ModelSource
 from alpage.weights.gguf_model import open_gguf
+from alpage.weights.gguf_parts import part_set
 from alpage.weights.huggingface import open_folder
 
 __all__ = ["Lineage", "ModelSource", "open_model"]
@@ -46,8 +47,11 @@ def _check_suffix(path: Path) -> None:
 
 
 def _only_gguf(folder: Path) -> Path:
-    """The one GGUF file in a folder that is not in Hugging Face's layout."""
-    found = sorted(folder.glob("*.gguf"))
+    """The one GGUF model in a folder that is not in Hugging Face's layout: its first file."""
+    models: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.gguf")):
+        models.setdefault(part_set(file.name), file)
+    found = list(models.values())
     if len(found) == 1:
         return found[0]
     if found:
