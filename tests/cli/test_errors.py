@@ -253,7 +253,7 @@ def test_a_bug_is_called_one(
             raise error
 
     monkeypatch.setenv("ALPAGE_HOME", str(tmp_path))
-    monkeypatch.setattr("alpage.weights.catalogue.CATALOGUE", Broken(CATALOGUE))
+    monkeypatch.setattr("alpage.weights.listing.CATALOGUE", Broken(CATALOGUE))
     assert main(["list"]) == 1
     said_all = capsys.readouterr().err
     assert f"alpage: {said}\n" in said_all

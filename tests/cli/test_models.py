@@ -84,6 +84,9 @@ def test_pull_repairs_damage_that_keeps_the_size(shop: Shop) -> None:
     model = Path(shop("pull").stdout.strip())
     data = model.read_bytes()
     model.write_bytes(data[:-1] + b"!")
+    offline = shop("pull", "--offline")
+    assert offline.returncode == 1
+    assert "is damaged: its SHA-256 is not" in offline.stderr
     done = shop("pull")
     assert done.returncode == 0
     assert model.read_bytes() == data
@@ -110,7 +113,7 @@ def test_a_download_in_a_terminal_and_ctrl_c(shop: Shop, tmp_path: Path) -> None
 
 def test_list_in_a_pipe(alpage: Alpage) -> None:
     head, *rows = alpage("list").stdout.splitlines()
-    assert head.split() == ["NAME", "STATE", "SIZE", "TYPE", "LICENCE", "WHAT", "IT", "IS"]
+    assert head.split() == ["NAME", "STATE", "SIZE", "TYPE", "LICENCE", "USED", "WHAT", "IT", "IS"]
     assert len(rows) == len(CATALOGUE)
     assert rows[0].startswith("smollm2  available  98.4 MB  Q4_1  Apache-2.0")
     assert rows[0].index("available") == head.index("STATE")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ from alpage.core.errors import FormatError, NotFoundError, ResourceError, UsageE
 from alpage.weights.catalogue import (
     CATALOGUE,
     DEFAULT_MODEL,
-    list_models,
     manifest_of,
     remove,
     resolve,
-    show,
 )
+from alpage.weights.listing import list_models, show
+from alpage.weights.usage import last_use, record_use
 
 ENTRY = CATALOGUE[DEFAULT_MODEL]
 
@@ -73,6 +74,10 @@ def test_paths_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("smolm2", "there is no model named 'smolm2'; did you mean smollm2"),
         ("zzz", "The catalogue has: smollm2 (alpage pull NAME)"),
+        ("zzz", "a hub's model is ORG/NAME, one of Ollama's ollama:NAME"),
+        ("org/zzz", "org/zzz is not on this machine: alpage pull org/zzz downloads it from the"),
+        ("org/zzz:Q4_K_M", "alpage pull org/zzz:Q4_K_M downloads it from the hub. There is no"),
+        ("org/zzz.gguf", "there is no file or folder org/zzz.gguf"),
         ("", "there is no model named ''"),
         ("./zzz", "there is no file or folder zzz"),
         ("zzz.gguf", "there is no file or folder zzz.gguf"),
@@ -96,11 +101,18 @@ def test_what_does_not_resolve(
 
 def test_listing(tmp_path: Path) -> None:
     (line,) = list_models(tmp_path)
-    assert (line.entry, line.state, line.path) == (ENTRY, "available", None)
+    assert line.card is not None
+    assert (line.name, line.kind, line.state) == ("smollm2", "catalogue", "available")
+    assert (line.card.path, line.card.file_bytes) == (None, ENTRY.file_bytes)
     put(tmp_path)
     (line,) = list_models(tmp_path)
-    assert (line.state, line.path) == ("installed", ENTRY.path(tmp_path))
-    assert line.pulled == "2026-01-02T03:04:05"
+    assert line.card is not None
+    assert (line.state, line.card.path) == ("installed", ENTRY.path(tmp_path))
+    assert (line.card.pulled, line.card.used) == ("2026-01-02T03:04:05", None)
+    record_use(ENTRY.path(tmp_path), tmp_path)
+    (line,) = list_models(tmp_path)
+    assert line.card is not None
+    assert line.card.used is not None and line.card.used > "2026"
     with ENTRY.path(tmp_path).open("r+b") as file:
         file.truncate(1000)
     (line,) = list_models(tmp_path)
@@ -156,3 +168,34 @@ def test_removing_never_touches_a_file_given_by_path(tmp_path: Path) -> None:
         remove("zzz", tmp_path)
     with pytest.raises(NotFoundError, match="there is no model named"):
         remove("../models/smollm2", tmp_path)
+
+
+def test_a_manifest_of_version_1_as_it_was_written_then(tmp_path: Path) -> None:
+    """Caches outlive programs: this is what the first version left on people's disks."""
+    put(tmp_path)
+    manifest = json.loads((ENTRY.folder(tmp_path) / "manifest.json").read_text())
+    assert manifest["version"] == 1
+    assert set(manifest) == {"version", "name", "file", "bytes", "sha256", "source", "licence",
+                             "lineage", "pulled"}  # fmt: skip
+    assert resolve("smollm2", tmp_path) == ENTRY.path(tmp_path)
+    assert show("smollm2", tmp_path).pulled == "2026-01-02T03:04:05"
+
+
+def test_last_use_is_remembered_where_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path)
+    record_use(tmp_path / "elsewhere.gguf", tmp_path)
+    assert not (tmp_path / "used").exists()
+    record_use(path, tmp_path)
+    os.utime(next((tmp_path / "used").iterdir()), (0, 86400))
+    assert last_use(path, tmp_path) == "1970-01-02T00:00:00+00:00"
+    remove("smollm2", tmp_path)
+    assert last_use(path, tmp_path) is None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    record_use(path, tmp_path)
+    assert last_use(path, tmp_path) is None

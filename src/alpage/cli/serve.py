@@ -12,9 +12,11 @@ from alpage.cli.loading import load
 from alpage.cli.options import Context, Engine, Threads
 from alpage.cli.output import note, say
 from alpage.core.errors import UsageError
+from alpage.core.paths import cache_home
+from alpage.core.settings import Settings
 from alpage.llama import Llama
 from alpage.server.process import open_socket, serve, url_of, warning
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL
+from alpage.weights.catalogue import DEFAULT_MODEL, is_name
 
 _SERVER = "Server"
 
@@ -88,9 +90,10 @@ def command(
 def names_of(models: list[str]) -> dict[str, str]:
     """What clients call each model; a UsageError where two would have one name."""
     named: dict[str, str] = {}
+    home = cache_home(Settings.from_environment())
     for model in models:
         path = Path(model)
-        name = model if model in CATALOGUE else path.resolve().name
+        name = model if is_name(model, home) else path.resolve().name
         name = name.removesuffix(".gguf")
         if name in named:
             raise UsageError(

@@ -6,25 +6,35 @@ from typing import Annotated
 import typer
 
 from alpage.cli.options import Json
-from alpage.cli.output import megabytes, print_facts, print_json
+from alpage.cli.output import megabytes, print_facts, print_json, say
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import DEFAULT_MODEL, ModelCard, show
+from alpage.weights.catalogue import DEFAULT_MODEL
+from alpage.weights.listing import ModelCard, card_text, show
 
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A name of alpage list, a GGUF file or a model folder.")
+        str,
+        typer.Argument(help="A name of alpage list, ollama:NAME, a GGUF file or a model folder."),
     ] = DEFAULT_MODEL,
+    card: Annotated[
+        bool, typer.Option("--card", help="The text of its model card instead.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show a model's architecture, quantisation, size, context, licence and lineage."""
-    card = show(model, cache_home(Settings.from_environment()))
+    home = cache_home(Settings.from_environment())
+    text = card_text(model, home) if card else None
+    if text is not None and not json:
+        say(text.rstrip("\n"))
+        return
+    facts = show(model, home)
     if json:
-        facts = dataclasses.asdict(card)
-        print_json(facts | {"path": str(card.path) if card.path else None})
+        more = {"path": str(facts.path) if facts.path else None, "details": dict(facts.details)}
+        print_json(dataclasses.asdict(facts) | more | ({"card": text} if card else {}))
     else:
-        print_facts(_facts(model, card))
+        print_facts(_facts(model, facts))
 
 
 def _facts(asked: str, card: ModelCard) -> list[tuple[str, str]]:
@@ -32,7 +42,7 @@ def _facts(asked: str, card: ModelCard) -> list[tuple[str, str]]:
     where = str(card.path) if card.path else f"not on this machine yet: alpage pull {asked}"
     optional = [
         ("description", card.description),
-        ("architecture", f"{card.architecture}, {card.parameters / 1e6:,.1f}M parameters"),
+        ("architecture", f"{card.architecture}, {(card.parameters or 0) / 1e6:,.1f}M parameters"),
         ("quantisation", card.quantization),
         ("size", f"{megabytes(card.file_bytes)} ({card.format})"),
         ("context", f"{card.context_length:,} tokens"),
@@ -42,8 +52,11 @@ def _facts(asked: str, card: ModelCard) -> list[tuple[str, str]]:
         *_several("data", lineage.datasets),
         *_several("lineage", lineage.contributions),
         ("source", card.source),
+        ("commit", card.commit),
         ("SHA-256", card.sha256),
         ("downloaded", card.pulled),
+        ("last used", card.used),
+        *card.details,
         ("where", where),
     ]
     return [("name", card.name), *((name, value) for name, value in optional if value)]

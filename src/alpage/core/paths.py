@@ -25,6 +25,15 @@ def cache_home(settings: Settings) -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "alpage"
 
 
+def ollama_models() -> Path:
+    """The store of an Ollama on this machine, there or not: OLLAMA_MODELS, or its usual places."""
+    given = os.environ.get("OLLAMA_MODELS")
+    if given:
+        return Path(given)
+    own, service = Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")
+    return service if not own.is_dir() and service.is_dir() else own
+
+
 @contextlib.contextmanager
 def storage_errors(action: str) -> Iterator[None]:
     """Turn the operating system's refusals during `action` into one clear `StorageError`."""

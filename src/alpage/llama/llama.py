@@ -22,9 +22,12 @@ from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
 from alpage.llama.text import TextSide, load_text_side
 from alpage.tokenizer import Tokenizer
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, resolve
+from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, pulled, resolve
+from alpage.weights.hub_name import hub_name
+from alpage.weights.hub_pull import pull_hub
 from alpage.weights.pull import pull as pull_model
 from alpage.weights.source import Lineage, ModelSource, open_model
+from alpage.weights.usage import record_use
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -79,18 +82,20 @@ class Llama:
         pull: bool = False,
         settings: Settings | None = None,
     ) -> Self:
-        """Load a model of the catalogue by name, or a GGUF file or model folder by path.
+        """Load a model by name (catalogue, `org/name` of a hub, `ollama:name`) or by path.
 
         `engine` "torch" is the slow, plain reference (needs PyTorch). `context` bounds one request
         in tokens (default: the model's, at most 8,192), `cache_tokens` all requests together
-        (default: four contexts, as memory allows). A catalogue model that is not here is a
-        NotFoundError, or with `pull` a download. `settings` default to the environment's.
+        (default: four contexts, as memory allows). A model of the catalogue or of a
+        hub that is not here is a NotFoundError, or with `pull` a download. `settings` default to
+        the environment's.
         """
         settings = settings or Settings.from_environment()
         home = cache_home(settings)
-        if pull and model in CATALOGUE:
-            pull_model(str(model), home)
-        with open_model(resolve(model, home)) as source:
+        if pull:
+            _pull(model, home)
+        path = resolve(model, home)
+        with open_model(path) as source:
             side = load_text_side(source)
             info = ModelInfo.of(source, engine)
             running = load_engine(
@@ -101,6 +106,7 @@ class Llama:
                 cache_tokens=cache_tokens,
                 isa=settings.isa,
             )
+        record_use(path, home)
         return cls(running, side, info)
 
     @property
@@ -264,6 +270,16 @@ class Llama:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _pull(model: str | Path, home: Path) -> None:
+    """Download what has a name of the catalogue or of a hub and is not here."""
+    if model in CATALOGUE:
+        pull_model(str(model), home)
+    elif isinstance(model, str) and not Path(model).exists() and pulled(model, home) is None:
+        name = hub_name(model)
+        if name is not None:
+            pull_hub(name, home)
 
 
 def _strings(stop: str | Sequence[str]) -> Sequence[str]:

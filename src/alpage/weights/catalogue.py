@@ -1,7 +1,8 @@
-"""The models that have a name: what they are, which of them are here, and where.
+"""The models that have a name: those that Alpage knows, those pulled from a hub, and Ollama's.
 
-Under the cache's home: `models/NAME/FILE` with `manifest.json` beside it, `staging/` for what is
-on its way, `locks/`. A model is here when its manifest is: that is written last.
+Under the cache's home a model of the catalogue is `models/NAME/FILE` with `manifest.json` beside
+it, `staging/` is for what is on its way, `locks/` for locks, `used/` for times of last use;
+`weights/store.py` describes the rest. A model is here when its manifest is: that is written last.
 """
 
 import contextlib
@@ -10,14 +11,17 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from alpage.core.errors import AlpageError, FormatError, NotFoundError, UsageError
-from alpage.core.paths import storage_errors
+from alpage.core.errors import FormatError, NotFoundError, UsageError
+from alpage.core.paths import ollama_models, storage_errors
+from alpage.weights import store
 from alpage.weights.contents import Lineage
 from alpage.weights.fields import Fields, read_json
+from alpage.weights.hub_name import HubName, hub_name
 from alpage.weights.lock import locked
-from alpage.weights.source import open_model
+from alpage.weights.ollama import PREFIX, find_ollama, is_ollama
+from alpage.weights.store import HubModel
+from alpage.weights.usage import forget_use
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST = 1 << 20
@@ -115,39 +119,6 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One line of `alpage list`. `problem` says why a model that is here cannot be used."""
-
-    entry: Entry
-    state: Literal["installed", "available", "damaged"]
-    path: Path | None = None
-    pulled: str | None = None
-    """When it was downloaded: ISO 8601, UTC."""
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What `alpage show` tells about a model; None where nobody said."""
-
-    name: str
-    description: str | None
-    installed: bool
-    path: Path | None
-    format: str
-    architecture: str
-    quantization: str
-    parameters: int
-    file_bytes: int
-    context_length: int
-    licence: str | None
-    lineage: Lineage
-    sha256: str | None
-    source: str | None
-    pulled: str | None
-
-
 def find_entry(name: str) -> Entry:
     """The catalogue's entry, or a `NotFoundError` that says what there is."""
     if name in CATALOGUE:
@@ -156,34 +127,83 @@ def find_entry(name: str) -> Entry:
     hint = f"; did you mean {near[0]}" if near else ""
     raise NotFoundError(
         f"there is no model named {name!r:.80}{hint}. The catalogue has: {', '.join(CATALOGUE)} "
-        "(alpage pull NAME). The path of a GGUF file or of a folder in Hugging Face's layout "
-        "works too"
+        "(alpage pull NAME); a hub's model is ORG/NAME, one of Ollama's ollama:NAME. The path of a "
+        "GGUF file or of a folder in Hugging Face's layout works too"
     )
 
 
 def resolve(name_or_path: str | Path, home: Path) -> Path:
-    """The file or folder to open for a catalogue name or a path.
+    """The file or folder to open for a name (catalogue, hub, Ollama) or a path.
 
-    A catalogue name wins over a file of the same name: write `./NAME` for the file. Raises
-    `NotFoundError` (with the command that would get it) or `FormatError` (damaged in the cache).
+    A name of a model that is here wins over a file of the same name: write `./NAME` for the file.
+    Raises `NotFoundError` (with the command that would get it) or `FormatError` (damaged).
     """
-    if isinstance(name_or_path, str) and name_or_path in CATALOGUE:
-        entry = CATALOGUE[name_or_path]
+    if isinstance(name_or_path, str):
+        named = _named(name_or_path, home)
+        if named is not None:
+            return named
+    text = str(name_or_path)
+    path = _expanded(Path(text))
+    with storage_errors(f"open {path}"):
+        if text and path.exists():
+            return path
+    hub = hub_name(text) if isinstance(name_or_path, str) else None
+    if hub is not None and not text.endswith(".gguf"):
+        raise NotFoundError(
+            f"the model {text} is not on this machine: alpage pull {text} downloads it from the "
+            f"hub{_variants(hub, home)}. There is no file or folder of that name either"
+        )
+    if isinstance(name_or_path, Path) or "/" in text or os.sep in text or path.suffix == ".gguf":
+        raise NotFoundError(f"there is no file or folder {path}")
+    find_entry(text)
+    raise AssertionError("unreachable: catalogue names are handled above")
+
+
+def _named(name: str, home: Path) -> Path | None:
+    """Where the model of a name is; None if no model here has it."""
+    if name in CATALOGUE:
+        entry = CATALOGUE[name]
         if installed(entry, home) is None:
             raise NotFoundError(
                 f"the model {entry.name} is not on this machine yet: alpage pull {entry.name} "
                 f"downloads it ({entry.download_bytes / 1e6:.0f} MB)"
             )
         return entry.path(home)
-    text = str(name_or_path)
-    path = _expanded(Path(text))
-    with storage_errors(f"open {path}"):
-        if text and path.exists():
-            return path
-    if isinstance(name_or_path, Path) or "/" in text or os.sep in text or path.suffix == ".gguf":
-        raise NotFoundError(f"there is no file or folder {path}")
-    find_entry(text)
-    raise AssertionError("unreachable: catalogue names are handled above")
+    if is_ollama(name):
+        return find_ollama(name, ollama_models()).path
+    model = pulled(name, home)
+    if model is None:
+        return None
+    store.check(model, home)
+    return model.path(home)
+
+
+def pulled(name: str, home: Path) -> HubModel | None:
+    """The model of a hub that `name` means here: exactly, or the only one of that repository."""
+    hub = hub_name(name)
+    if hub is None:
+        return None
+    try:
+        exact = store.find(hub, home)
+    except FormatError as error:
+        raise FormatError(f"{error}; run alpage pull {hub.text} again") from None
+    if exact is not None or hub.text != hub.repository:
+        return exact
+    others = store.variants(hub, home)
+    return others[0] if len(others) == 1 else None
+
+
+def is_name(word: str, home: Path) -> bool:
+    """Whether `word` names a model, here or in the catalogue, rather than being any text."""
+    try:
+        return word in CATALOGUE or is_ollama(word) or pulled(word, home) is not None
+    except FormatError:
+        return True
+
+
+def _variants(hub: HubName, home: Path) -> str:
+    others = [model.name.text for model in store.variants(hub, home)]
+    return f" (here are, from that repository: {', '.join(others[:20])})" if others else ""
 
 
 def _expanded(path: Path) -> Path:
@@ -218,84 +238,44 @@ def installed(entry: Entry, home: Path) -> Fields | None:
     return manifest
 
 
-def list_models(home: Path) -> list[Listing]:
-    """Every model of the catalogue and whether it is here."""
-    return [_listing(entry, home) for entry in CATALOGUE.values()]
-
-
-def _listing(entry: Entry, home: Path) -> Listing:
-    try:
-        manifest = installed(entry, home)
-    except AlpageError as error:
-        return Listing(entry, "damaged", entry.path(home), problem=str(error))
-    if manifest is None:
-        return Listing(entry, "available")
-    return Listing(entry, "installed", entry.path(home), manifest.text("pulled"))
-
-
-def show(name_or_path: str | Path, home: Path) -> ModelCard:
-    """All that is known about a model by name (here or not) or by path (opened to find out)."""
-    if isinstance(name_or_path, str) and name_or_path in CATALOGUE:
-        return _entry_card(CATALOGUE[name_or_path], home)
-    with open_model(resolve(name_or_path, home)) as source:
-        return ModelCard(
-            name=source.name,
-            description=None,
-            installed=True,
-            path=source.path,
-            format=source.format,
-            architecture="llama",
-            quantization=source.quantization,
-            parameters=source.config.parameter_count,
-            file_bytes=source.file_bytes,
-            context_length=source.config.context_length,
-            licence=source.licence,
-            lineage=source.lineage,
-            sha256=None,
-            source=None,
-            pulled=None,
-        )
-
-
-def _entry_card(entry: Entry, home: Path) -> ModelCard:
-    manifest = installed(entry, home)
-    return ModelCard(
-        name=entry.title,
-        description=entry.description,
-        installed=manifest is not None,
-        path=entry.path(home) if manifest else None,
-        format="gguf",
-        architecture=entry.architecture,
-        quantization=entry.quantization,
-        parameters=entry.parameters,
-        file_bytes=entry.file_bytes,
-        context_length=entry.context_length,
-        licence=entry.licence,
-        lineage=entry.lineage,
-        sha256=entry.sha256,
-        source=entry.source.label,
-        pulled=manifest.text("pulled") if manifest else None,
-    )
-
-
 def remove(name: str, home: Path) -> int:
-    """Delete a pulled model and return the bytes freed. Never touches a file given by path."""
-    if name not in CATALOGUE and Path(name).exists():
+    """Delete a pulled model and return the bytes freed, those that nobody else needs.
+
+    Never touches a file given by path, nor Ollama's.
+    """
+    if name in CATALOGUE:
+        return _remove_entry(CATALOGUE[name], home)
+    if is_ollama(name):
+        raise UsageError(f"{name} belongs to Ollama: ollama rm {name.removeprefix(PREFIX)}")
+    hub = hub_name(name)
+    if hub is not None and (freed := store.remove(hub, home)) is not None:
+        forget_use(store.place(hub, home), home)
+        return freed
+    if Path(name).exists():
         raise UsageError(
             f"{name} is a file of yours; alpage rm removes only models pulled by name: "
             + ", ".join(CATALOGUE)
         )
-    entry = find_entry(name)
+    if hub is None:
+        find_entry(name)
+    raise NotFoundError(
+        f"the model {name} is not on this machine; nothing was removed"
+        + (_variants(hub, home) if hub else "")
+    )
+
+
+def _remove_entry(entry: Entry, home: Path) -> int:
     folder, path = entry.folder(home), entry.path(home)
     if not folder.is_dir():
-        raise NotFoundError(f"the model {name} is not on this machine; nothing was removed")
-    with locked(home / "locks" / f"{name}.lock"), storage_errors(f"remove {path}"):
+        raise NotFoundError(f"the model {entry.name} is not on this machine; nothing was removed")
+    with locked(home / "locks" / f"{entry.name}.lock"), storage_errors(f"remove {path}"):
         freed = path.stat().st_size if path.exists() else 0
         # The manifest goes first: from then on the model is not listed, whatever happens.
         (folder / MANIFEST).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something of the user's is in there: leave it
             folder.rmdir()
+        forget_use(path, home)
     return freed
 
 

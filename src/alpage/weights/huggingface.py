@@ -54,6 +54,17 @@ def open_folder(path: Path) -> ModelSource:
         raise
 
 
+def check_config(fields: Fields) -> LlamaConfig:
+    """The shape that config.json announces, before any weights are here; refused if not Llama's."""
+    _check_kind(fields)
+    return _config(fields, {})
+
+
+def shards_of(index: Path) -> list[str]:
+    """The names of the safetensors files that an index asks for."""
+    return _read_index(index)[0]
+
+
 def _check_kind(fields: Fields) -> None:
     kind = fields.word("model_type")
     if kind is None:

@@ -31,6 +31,19 @@ def locked(path: Path, while_waiting: Callable[[], None] | None = None) -> Itera
         yield
 
 
+@contextlib.contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` and give True, or give False at once if another process does."""
+    with storage_errors(f"lock {path}"):
+        try:
+            file = path.open("rb")  # this much works in a read-only cache too
+        except FileNotFoundError:  # nobody has ever locked it
+            yield True
+            return
+    with file:
+        yield _try_lock(file, path)
+
+
 def _try_lock(file: IO[bytes], path: Path) -> bool:
     with storage_errors(f"lock {path}"):
         try:

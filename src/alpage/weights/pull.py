@@ -82,6 +82,16 @@ def pull_entry(entry: Entry, home: Path, progress: Progress | None = None) -> Pa
     return path
 
 
+def verify(entry: Entry, home: Path) -> Path:
+    """The model's path, once its file was found right to the last bit; nothing is downloaded."""
+    if not _whole(entry, home):
+        raise FormatError(
+            f"{entry.path(home)} is damaged: its SHA-256 is not {entry.sha256}; alpage pull "
+            f"{entry.name} without --offline repairs it"
+        )
+    return entry.path(home)
+
+
 def _never_back(progress: Progress | None) -> Progress:
     """`progress` without steps back: pip's temporary copies come and go."""
     highest = 0
