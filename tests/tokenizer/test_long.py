@@ -4,7 +4,7 @@ import pytest
 import tiktoken
 
 from alpage.tokenizer import Tokenizer
-from alpage.tokenizer import tokenizer as module
+from alpage.tokenizer import chunks as module
 
 MEGABYTE = 1_000_000
 RUNS = {
@@ -44,8 +44,8 @@ def test_long_texts_cut_in_parts_give_the_same_ids(
 
     text = " ".join((*SENTENCES.values(), *strings()[:2_000]))
     whole = smollm.encode(text)
-    monkeypatch.setattr(module, "_CHUNK", 64)
-    parts = list(module._chunks(text, llama3._cut))
+    monkeypatch.setattr(module, "SIZE", 64)
+    parts = list(module.chunks(text, llama3.core.cut))
     assert len(parts) > 500
     assert "".join(parts) == text
     assert smollm.encode(text) == whole

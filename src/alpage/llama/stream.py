@@ -43,7 +43,7 @@ class Assembler:
     def __init__(self, request: TextRequest, side: TextSide, deliver: ItemHandler) -> None:
         self._deliver = deliver
         self._tokenizer = side.tokenizer
-        self._decoder = StreamDecoder(side.tokenizer)
+        self._decoder = StreamDecoder(side.tokenizer, after=request.prompt)
         self._stops = StopStrings(request.stop)
         self._calls = None if request.tools is None else ToolCallStream(request.tools)
         self._shown = frozenset() if request.tools is None else side.shown_in_calls

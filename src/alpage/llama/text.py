@@ -7,7 +7,14 @@ from typing import Any
 from alpage.chat import ChatTemplate, fallback_template
 from alpage.core.errors import FormatError
 from alpage.core.types import Message
-from alpage.tokenizer import Tokenizer, from_gguf, from_tiktoken, from_tokenizer_json
+from alpage.tokenizer import (
+    Tokenizer,
+    from_gguf,
+    from_sentencepiece,
+    from_tiktoken,
+    from_tokenizer_json,
+    is_sentencepiece,
+)
 from alpage.weights.source import ModelSource
 
 _PYTHON_TAG = "<|python_tag|>"
@@ -74,6 +81,8 @@ def load_text_side(source: ModelSource) -> TextSide:
         )
     elif source.tokenizer_file.suffix == ".json":
         tokenizer = from_tokenizer_json(source.tokenizer_file)
+    elif is_sentencepiece(source.tokenizer_file):
+        tokenizer = from_sentencepiece(source.tokenizer_file)
     else:
         tokenizer = from_tiktoken(source.tokenizer_file)
     if tokenizer.vocab_size > source.config.vocab_size:

@@ -6,117 +6,116 @@ from pathlib import Path
 from typing import Any
 
 from alpage.core.errors import FormatError, UnsupportedError
-from alpage.tokenizer.files import read_bounded
+from alpage.tokenizer.config import Object as _Object
+from alpage.tokenizer.config import as_object as _object
+from alpage.tokenizer.config import named_token, read_config, read_json
 from alpage.tokenizer.gguf import END_TEXTS
-from alpage.tokenizer.pretokenize import GPT2_PATTERN, LLAMA3_PATTERN, pre_tokenizer
-from alpage.tokenizer.tokenizer import Tokenizer, Vocabulary
+from alpage.tokenizer.hf_rules import byte_level_rule, is_spaced, space_rule
+from alpage.tokenizer.pieces import byte_piece
+from alpage.tokenizer.pretokenize import PreTokenizer, pre_tokenizer
+from alpage.tokenizer.spaces import SpaceRule
+from alpage.tokenizer.tokenizer import Tokenizer
+from alpage.tokenizer.vocabulary import Vocabulary
 
-_MAX_BYTES = 64 << 20
 _MAX_IDS = 1 << 22
-_Object = Mapping[str, Any]
 
 
 def from_tokenizer_json(path: Path) -> Tokenizer:
-    """Read a byte-level BPE `tokenizer.json`.
+    """Read a `tokenizer.json`: byte-level BPE, or SentencePiece-style BPE with byte fallback.
 
     `tokenizer_config.json` beside it, if any, names the begin and end tokens; without it only a
     begin token that the file's own post-processor adds is known. `FormatError` for a damaged or
-    contradictory file, `UnsupportedError` for another kind of tokenizer, a normaliser, or a
+    contradictory file, `UnsupportedError` for another kind of tokenizer, or a normaliser or
     pre-tokenizer that Alpage does not know.
     """
-    document = _object(_json(path, _MAX_BYTES), str(path))
+    document = _object(read_json(path), str(path))
     model = _object(document.get("model"), "model")
-    _check_supported(document, model)
-    rule = pre_tokenizer(_rule_name(document.get("pre_tokenizer")))
+    spaced = is_spaced(document, model)
+    _check_supported(document, model, spaced)
+    rule: SpaceRule | PreTokenizer
+    rule = space_rule(document) if spaced else pre_tokenizer(byte_level_rule(document))
     tokens = _vocabulary(model)
     special, added = _added_tokens(document, tokens)
-    config = _config(path.with_name("tokenizer_config.json"))
+    config = read_config(path.with_name("tokenizer_config.json"))
     bos_added = _template_bos(document.get("post_processor"), tokens)
-    bos_id = _named(config, "bos_token", tokens)
-    eos_id = _named(config, "eos_token", tokens)
+    bos_id = named_token(config, "bos_token", tokens)
+    eos_id = named_token(config, "eos_token", tokens)
     ends = {tokens[text] for text in END_TEXTS if tokens.get(text) in special}
     add_bos = config.get("add_bos_token")
     bos_id = bos_added if bos_id is None else bos_id
+    raw_bytes = _raw_bytes(tokens, special | added) if spaced else {}
+    merges = _merges(model)
     vocabulary = Vocabulary(
         pieces=_by_id(tokens),
-        merges=_merges(model),
+        merges=_safe_merges(merges, tokens, special | raw_bytes.keys()) if spaced else merges,
         special=special,
         added=added,
+        raw_bytes=raw_bytes,
         bos_id=bos_id,
         eos_id=eos_id,
         add_bos=bos_id is not None
         and (add_bos if isinstance(add_bos, bool) else bos_added is not None),
         stop_ids=frozenset(ends | ({eos_id} if eos_id is not None else set())),
+        **_further_names(config, model, tokens, special),
     )
     return Tokenizer(vocabulary, rule, ignore_merges=bool(model.get("ignore_merges")))
 
 
-def _json(path: Path, limit: int) -> Any:
-    try:
-        return json.loads(read_bounded(path, limit))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from error
+def _respells(document: _Object, text: str) -> bool:
+    """Whether normalisation changes the text of an added token, so that it is found elsewhere."""
+    shown = json.dumps(document.get("normalizer"))
+    return '"Prepend"' in shown or (" " in text and '"Replace"' in shown)
 
 
-def _object(value: Any, where: str) -> _Object:
-    if not isinstance(value, dict):
-        raise FormatError(f"{where} must be a JSON object, not {type(value).__name__}")
-    return value
+def _safe_merges(
+    merges: list[tuple[str, str]], tokens: Mapping[str, int], kept_out: frozenset[int]
+) -> list[tuple[str, str]]:
+    """Merges without those that would build a special or a byte token out of plain text.
+
+    Conversions of SentencePiece models list them; there, no text becomes such a token.
+    """
+    bad = {text for text, token in tokens.items() if token in kept_out}
+    return [(a, b) for a, b in merges if a not in bad and b not in bad and a + b not in bad]
 
 
-def _check_supported(document: _Object, model: _Object) -> None:
+def _raw_bytes(tokens: Mapping[str, int], other: frozenset[int]) -> dict[int, bytes]:
+    names = {byte_piece(byte): bytes([byte]) for byte in range(256)}
+    found = {tokens[name]: data for name, data in names.items() if name in tokens}
+    return {token: data for token, data in found.items() if token not in other}
+
+
+def _further_names(
+    config: _Object, model: _Object, tokens: Mapping[str, int], special: frozenset[int]
+) -> dict[str, Any]:
+    """Ids of the unknown, padding and mask tokens, where they are named."""
+    known = {"unknown": "unk_token", "padding": "pad_token", "mask": "mask_token"}
+    names = {}
+    for name, key in known.items():
+        token = named_token(config, key, tokens)
+        if token is None and name == "unknown" and isinstance(model.get(key), str):
+            token = tokens.get(model[key])
+        if token is not None and token in special:
+            names[name] = token
+    unknown = tokens.get(model["unk_token"]) if isinstance(model.get("unk_token"), str) else None
+    marked = frozenset() if unknown is None else frozenset({unknown})
+    return {"names": names, "unknown": marked & special}
+
+
+def _check_supported(document: _Object, model: _Object, spaced: bool) -> None:
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind != "BPE":
         raise UnsupportedError(f"tokenizer model {kind!r} is not supported; Alpage runs BPE")
-    for name in ("byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UnsupportedError(
                 f"tokenizer option {name} = {model[name]!r} is not supported; Alpage runs "
-                "byte-level BPE"
+                "byte-level BPE and SentencePiece-style BPE without it"
             )
-    if document.get("normalizer") is not None:
+    if document.get("normalizer") is not None and not spaced:
         kind = _object(document["normalizer"], "normalizer").get("type")
         raise UnsupportedError(
             f"tokenizer normalizer {kind!r} is not supported; Alpage encodes text as it is"
         )
-
-
-def _rule_name(value: Any) -> str:
-    """Name of the pre-tokenizer that the file spells out; `UnsupportedError` for another.
-
-    Patterns are compared, not run: an unknown regular expression could take for ever.
-    """
-    node = _object(value, "pre_tokenizer")
-    steps = node.get("pretokenizers") if node.get("type") == "Sequence" else [node]
-    if not isinstance(steps, list):
-        raise FormatError("pre_tokenizer.pretokenizers must be an array")
-    steps = [_object(step, "pre_tokenizer") for step in steps]
-    match steps:
-        case [{"type": "ByteLevel", **rest}] if _byte_level(rest, regex=True):
-            return "gpt-2"
-        case [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", **rest}] if (
-            _byte_level(rest, regex=True)
-        ):
-            return "smollm"
-        case [{"type": "Split", **split}, {"type": "ByteLevel", **rest}] if _byte_level(
-            rest, regex=False
-        ) and (split.get("behavior"), split.get("invert", False)) in (
-            ("Isolated", False),
-            ("Removed", True),
-        ):
-            pattern = split.get("pattern")
-            names = {LLAMA3_PATTERN: "llama-bpe", GPT2_PATTERN: "gpt-2"}
-            if isinstance(pattern, dict) and pattern.get("Regex") in names:
-                return names[pattern["Regex"]]
-    shown = json.dumps(value)
-    raise UnsupportedError(
-        f"the pre-tokenizer {shown[:300]} is not supported; Alpage knows those of Llama 3, "
-        "SmolLM and GPT-2"
-    )
-
-
-def _byte_level(options: Mapping[Any, Any], *, regex: bool) -> bool:
-    return not options.get("add_prefix_space", True) and options.get("use_regex", True) is regex
 
 
 def _vocabulary(model: _Object) -> dict[str, int]:
@@ -165,6 +164,10 @@ def _added_tokens(
         for option in ("lstrip", "rstrip", "single_word"):
             if entry.get(option):
                 raise UnsupportedError(f"added token {text!r} sets {option}, which is unsupported")
+        if entry.get("normalized") and not entry.get("special") and _respells(document, text):
+            raise UnsupportedError(
+                f"added token {text!r} is to be found in normalised text, which is unsupported"
+            )
         tokens[text] = token
         (special if entry.get("special") else added).add(token)
     return frozenset(special), frozenset(added - special)
@@ -197,20 +200,3 @@ def _template_bos(value: Any, tokens: Mapping[str, int]) -> int | None:
             }:
                 return tokens.get(text)
     return None
-
-
-def _config(path: Path) -> _Object:
-    if not path.is_file():
-        return {}
-    return _object(_json(path, _MAX_BYTES), str(path))
-
-
-def _named(config: _Object, key: str, tokens: Mapping[str, int]) -> int | None:
-    value = config.get(key)
-    if isinstance(value, dict):
-        value = value.get("content")
-    if value is None:
-        return None
-    if not isinstance(value, str) or value not in tokens:
-        raise FormatError(f"tokenizer_config.json: {key} is {value!r}, which is no token")
-    return tokens[value]

@@ -19,7 +19,7 @@ LLAMA3_PATTERN = (
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's split; `ByteLevel(use_regex=True)` applies the same one."""
 
-_DEFAULT_PATTERNS = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", r"[0-9][0-9][0-9]")
+DEFAULT_PATTERNS = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", r"[0-9][0-9][0-9]")
 """llama.cpp's rule for files that name none: each pattern cuts what the one before left."""
 
 _LETTER = r"A-Za-z\u0400-\u0481\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"
@@ -66,7 +66,7 @@ def _gpt2() -> pre_tokenizers.PreTokenizer:
 
 
 def _default() -> pre_tokenizers.PreTokenizer:
-    return _split(*_DEFAULT_PATTERNS)
+    return _split(*DEFAULT_PATTERNS)
 
 
 _RULES = {"llama-bpe": _llama3, "smollm": _smollm, "gpt-2": _gpt2, "default": _default}

@@ -6,8 +6,10 @@ from pathlib import Path
 from alpage.core.errors import FormatError, UnsupportedError
 from alpage.tokenizer.bytelevel import piece_of
 from alpage.tokenizer.files import read_bounded
+from alpage.tokenizer.merging import recover_merges
 from alpage.tokenizer.pretokenize import pre_tokenizer
-from alpage.tokenizer.tokenizer import Tokenizer, Vocabulary
+from alpage.tokenizer.tokenizer import Tokenizer
+from alpage.tokenizer.vocabulary import Vocabulary
 
 RANKS = 128_000
 """Ordinary tokens of Llama 3; 256 special tokens follow."""
@@ -52,25 +54,6 @@ def from_tiktoken(path: Path) -> Tokenizer:
         stop_ids=frozenset(ids[text] for text in ends),
     )
     return Tokenizer(vocabulary, pre_tokenizer("llama-bpe"), ignore_merges=True)
-
-
-def recover_merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """Merges, in order of priority, that give tiktoken's result on every text.
-
-    `pieces[rank]` are spelled in the byte-level alphabet. tiktoken merges the adjacent pair whose
-    concatenation has the lowest rank, the leftmost first. Here every way to split a token into
-    two others becomes a merge, at the token's rank. That is the same, although a token's splits
-    get different priorities: while a token's span is being built, no merge crosses its borders
-    (else the token could not appear), so the merges inside run as they would on the token alone,
-    and end in one and the same last pair. No other split of that token is ever met.
-    """
-    known = set(pieces)
-    return [
-        (left, right)
-        for piece in pieces
-        for cut in range(1, len(piece))
-        if (left := piece[:cut]) in known and (right := piece[cut:]) in known
-    ]
 
 
 def _read_pieces(path: Path) -> list[str]:

@@ -1,45 +1,21 @@
-"""Text to token ids and back, for byte-level BPE vocabularies.
+"""Text to token ids and back, for byte-level BPE and SentencePiece-style vocabularies.
 
 The merging itself is done by the Rust library `tokenizers`. Special tokens are kept out of its
 vocabulary, so no text can become one unless the caller asks for it with `special=True`.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 
-from tokenizers import Tokenizer as BpeTokenizer
-from tokenizers import models
-
-from alpage.core.errors import FormatError, InputError, UsageError
-from alpage.tokenizer.bytelevel import BYTE_TO_CHAR, bytes_of
+from alpage.core.errors import InputError, UsageError
+from alpage.tokenizer.bytelevel_core import ByteLevelCore
 from alpage.tokenizer.matcher import TokenMatcher
+from alpage.tokenizer.pieces import PieceCore
 from alpage.tokenizer.pretokenize import PreTokenizer
-
-_CHUNK = 1 << 18
-"""Longer texts are encoded in parts of about this many characters: it bounds the memory."""
+from alpage.tokenizer.spaces import Scope, SpaceRule
+from alpage.tokenizer.vocabulary import Vocabulary
 
 _ESCAPED = re.compile("([\udc80-\udcff]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What a tokenizer file says, checked and in one form.
-
-    `pieces[id]` is the token's text: in the byte-level alphabet for ordinary pieces, plain for
-    the ids in `special` (control tokens) and `added` (matched in any text). None: no such token.
-    `raw_bytes` holds tokens that stand for bytes not spelled by their text.
-    """
-
-    pieces: Sequence[str | None]
-    merges: list[tuple[str, str]]
-    special: frozenset[int]
-    added: frozenset[int] = frozenset()
-    raw_bytes: Mapping[int, bytes] = field(default_factory=dict)
-    bos_id: int | None = None
-    eos_id: int | None = None
-    add_bos: bool = False
-    stop_ids: frozenset[int] = frozenset()
 
 
 class Tokenizer:
@@ -50,32 +26,43 @@ class Tokenizer:
     token to its id. `stop_ids`: ids after which an answer is over. `missing_bytes`: bytes that
     the vocabulary cannot express; they are left out when text is encoded, as the reference
     tokenizers do (SmolLM2 lacks some control characters and bytes of unassigned planes). Without
-    them, `decode_bytes(encode(data)) == data` for all data.
+    them, `decode_bytes(encode(data)) == data` for all data, in a SentencePiece vocabulary as far as
+    its rule for spaces keeps them. `vocabulary`, `rule`, `ignore_merges`: what it was made of.
     """
 
-    def __init__(self, vocabulary: Vocabulary, rule: PreTokenizer, ignore_merges: bool) -> None:
-        """Use `from_gguf`, `from_tokenizer_json` or `from_tiktoken` to make one from a file."""
+    def __init__(
+        self, vocabulary: Vocabulary, rule: PreTokenizer | SpaceRule, ignore_merges: bool
+    ) -> None:
+        """Use `from_gguf`, `from_tokenizer_json` and so on to make one from a file."""
         pieces = vocabulary.pieces
+        self.vocabulary = vocabulary
+        self.rule = rule
+        self.ignore_merges = ignore_merges
         self.vocab_size = len(pieces)
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.add_bos = vocabulary.add_bos
         self.stop_ids = vocabulary.stop_ids
-        self.special_ids: Mapping[str, int] = _texts(pieces, vocabulary.special)
+        self.special_ids: Mapping[str, int] = vocabulary.texts(vocabulary.special)
+        self.core: ByteLevelCore | PieceCore
+        self._spaces = rule if isinstance(rule, SpaceRule) else None
+        self._plain = vocabulary.special
+        if isinstance(rule, SpaceRule):
+            self.core = PieceCore(vocabulary, rule, ignore_merges)
+        else:
+            self.core = ByteLevelCore(vocabulary, rule, ignore_merges)
+            self._plain |= vocabulary.added
         self._pieces = pieces
         self._special = vocabulary.special
-        self._plain = vocabulary.special | vocabulary.added
         self._bytes: list[bytes | None] = [None] * len(pieces)
         for token, data in vocabulary.raw_bytes.items():
             self._bytes[token] = data
-        ordinary = _ordinary(vocabulary)
-        self._byte_ids = _byte_ids(ordinary, vocabulary.raw_bytes)
+        self._byte_ids = self.core.byte_ids
         self.missing_bytes = frozenset(range(256)) - self._byte_ids.keys()
-        self._core = _core(ordinary, vocabulary.merges, rule, ignore_merges)
-        self._cut = rule.cut
-        added = _texts(pieces, vocabulary.added)
+        self._whole = isinstance(rule, SpaceRule) and rule.scope is Scope.TEXTS
+        added = vocabulary.texts(vocabulary.added)
         self._added = TokenMatcher(added) if added else None
-        self._all = TokenMatcher({**added, **self.special_ids})
+        self._marked = TokenMatcher({**({} if self._whole else added), **self.special_ids})
 
     def encode(
         self, text: str | bytes, *, special: bool = False, add_bos: bool = False
@@ -88,13 +75,15 @@ class Tokenizer:
         surrogates become U+FFFD. `UsageError` when `add_bos` is asked of a vocabulary without it.
         """
         ids = self._first(add_bos)
+        fresh = True
         for part in _valid_parts(text) if isinstance(text, bytes) else (_joined(text),):
             if isinstance(part, bytes):
                 ids.extend(self._byte_ids[byte] for byte in part if byte in self._byte_ids)
+                fresh = False
             elif special:
-                self._encode_mixed(self._all.split(part), ids)
+                fresh = self._encode_mixed(self._marked.split(part), ids, fresh)
             else:
-                self._encode_text(part, ids)
+                fresh = self._encode_text(part, ids, fresh)
         return ids
 
     def encode_segments(
@@ -107,16 +96,17 @@ class Tokenizer:
         it in training.
         """
         ids = self._first(add_bos)
+        fresh = True
         pending: list[str] = []
         for text, special in segments:
-            for part in self._all.split(_joined(text)) if special else (text,):
+            for part in self._marked.split(_joined(text)) if special else (text,):
                 if isinstance(part, str):
                     pending.append(part)
                     continue
-                self._encode_text(_joined("".join(pending)), ids)
+                fresh = self._encode_text(_joined("".join(pending)), ids, fresh)
                 pending.clear()
-                ids.append(part)
-        self._encode_text(_joined("".join(pending)), ids)
+                fresh = self._encode_mixed((part,), ids, fresh)
+        self._encode_text(_joined("".join(pending)), ids, fresh)
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
@@ -124,9 +114,45 @@ class Tokenizer:
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = True) -> bytes:
-        """Bytes of `ids`, without control tokens unless `skip_special` is False."""
+        """Bytes of `ids`, without control tokens unless `skip_special` is False.
+
+        Of a SentencePiece vocabulary, without the space that encoding put in front.
+        """
         skipped = self._special if skip_special else frozenset()
-        return b"".join([self.token_bytes(token) for token in ids if token not in skipped])
+        shown = iter([token for token in ids if token not in skipped])
+        found: list[bytes] = []
+        first = self.strips
+        while first and (token := next(shown, None)) is not None:
+            data, first = self.first_bytes(token)
+            found.append(data)
+        found.extend(map(self.token_bytes, shown))
+        return b"".join(found)
+
+    @property
+    def strips(self) -> bool:
+        """Whether a space at the beginning of decoded text is left out."""
+        return self._spaces is not None and self._spaces.strip
+
+    def first_bytes(self, token: int) -> tuple[bytes, bool]:
+        """Bytes of the first token of a text where `strips`, and whether the next is first still.
+
+        One leading space is left out: not of a byte token, nor of a shown control token.
+        """
+        data = self.token_bytes(token)
+        if token in self.vocabulary.raw_bytes or token in self._special:
+            return data, False
+        if not data.startswith(b" "):
+            return data, not data
+        return data[1:], data == b" " and self._spaces is not None and self._spaces.collapse
+
+    def begins_text(self, before: int | None) -> bool:
+        """Whether a text that follows the token `before` got a space in front when encoded."""
+        if before is None:
+            return True
+        if self._spaces is None or self._spaces.scope is Scope.START:
+            return False
+        cut = self._spaces.scope is Scope.PARTS and before in self.vocabulary.added
+        return cut or self.is_special(before)
 
     def token_bytes(self, id: int) -> bytes:  # noqa: A002 - the public name
         """Bytes that one token stands for; of a control token, its text.
@@ -139,7 +165,7 @@ class Tokenizer:
         if data is None:
             piece = self._pieces[id] or ""
             plain = id in self._plain
-            data = piece.encode("utf-8", "replace") if plain else bytes_of(piece)
+            data = piece.encode("utf-8", "replace") if plain else self.core.spell(piece)
             self._bytes[id] = data
         return data
 
@@ -154,80 +180,34 @@ class Tokenizer:
             raise UsageError("this vocabulary names no beginning-of-text token to add")
         return [self.bos_id]
 
-    def _encode_mixed(self, parts: Iterable[str | int], ids: list[int]) -> None:
+    def _encode_mixed(self, parts: Iterable[str | int], ids: list[int], fresh: bool) -> bool:
+        """Append texts and tokens; says whether a text behind them is at a fresh start."""
         for part in parts:
             if isinstance(part, int):
                 ids.append(part)
+                fresh = self._spaces is not None and self._spaces.scope is not Scope.START
+            elif self._whole:
+                fresh = self._encode_text(part, ids, fresh)
             else:
-                self._encode_plain(part, ids)
+                self.core.encode(part, ids, fresh)
+                fresh = False
+        return fresh
 
-    def _encode_text(self, text: str, ids: list[int]) -> None:
+    def _encode_text(self, text: str, ids: list[int], fresh: bool) -> bool:
+        """The same for text without special tokens: it may hold added ones."""
+        if not text:
+            return fresh
         if self._added is None:
-            self._encode_plain(text, ids)
-        else:
-            self._encode_mixed(self._added.split(text), ids)
-
-    def _encode_plain(self, text: str, ids: list[int]) -> None:
-        for chunk in _chunks(text, self._cut):
-            ids.extend(self._core.encode(chunk, add_special_tokens=False).ids)
-
-
-def _texts(pieces: Sequence[str | None], ids: Iterable[int]) -> dict[str, int]:
-    """Text to id of the given tokens, in the order of their ids."""
-    return {piece: token for token in sorted(ids) if (piece := pieces[token])}
-
-
-def _ordinary(vocabulary: Vocabulary) -> dict[str, int]:
-    """The vocabulary that merging works on: everything but control tokens and raw bytes."""
-    ordinary = {piece: token for token, piece in enumerate(vocabulary.pieces) if piece}
-    present = sum(map(bool, vocabulary.pieces))
-    if len(ordinary) != present:
-        seen: set[str] = set()
-        for token, piece in enumerate(vocabulary.pieces):
-            if piece and piece in seen:
-                raise FormatError(f"token {token} {piece!r} is in the vocabulary twice")
-            seen.add(piece or "")
-    for token in (*vocabulary.special, *vocabulary.raw_bytes):
-        ordinary.pop(vocabulary.pieces[token] or "", None)
-    return ordinary
-
-
-def _byte_ids(ordinary: Mapping[str, int], raw_bytes: Mapping[int, bytes]) -> dict[int, int]:
-    found = {data[0]: token for token, data in raw_bytes.items() if len(data) == 1}
-    for byte, char in enumerate(BYTE_TO_CHAR):
-        if char in ordinary:
-            found[byte] = ordinary[char]
-    return found
-
-
-def _core(
-    ordinary: dict[str, int],
-    merges: list[tuple[str, str]],
-    rule: PreTokenizer,
-    ignore_merges: bool,
-) -> BpeTokenizer:
-    # Checked here because the library panics on a result longer than every token.
-    if not all(map(ordinary.__contains__, map("".join, merges))):
-        raise _merge_error(ordinary, merges)
-    try:
-        core = BpeTokenizer(models.BPE(vocab=ordinary, merges=merges, ignore_merges=ignore_merges))
-    except Exception as error:  # The library raises the bare class for every refusal.
-        raise _merge_error(ordinary, merges, f": {error}") from error
-    core.pre_tokenizer = rule.splitter
-    return core
-
-
-def _merge_error(
-    ordinary: Mapping[str, int], merges: Iterable[tuple[str, str]], reason: str = ""
-) -> FormatError:
-    for left, right in merges:
-        for piece in (left, right, left + right):
-            if piece not in ordinary:
-                return FormatError(
-                    f"the merge {left!r} + {right!r} needs the piece {piece!r}, which is not an "
-                    "ordinary token of the vocabulary"
-                )
-    return FormatError(f"the vocabulary cannot be used{reason}")
+            self.core.encode(text, ids, fresh)
+        elif not self._whole:
+            return self._encode_mixed(self._added.split(text), ids, fresh)
+        elif isinstance(self.core, PieceCore):
+            for part in self._added.split(self.core.rule.normalise(text, fresh)):
+                if isinstance(part, int):
+                    ids.append(part)
+                else:
+                    self.core.encode_normal(part, ids)
+        return False
 
 
 def _joined(text: str) -> str:
@@ -250,12 +230,3 @@ def _valid_parts(data: bytes) -> Iterator[str | bytes]:
             yield part.encode("utf-8", "surrogateescape")
         else:
             yield part
-
-
-def _chunks(text: str, cut: re.Pattern[str]) -> Iterator[str]:
-    begin = 0
-    while len(text) - begin > _CHUNK and (found := cut.search(text, begin + _CHUNK)):
-        yield text[begin : found.end()]
-        begin = found.end()
-    if begin < len(text):
-        yield text[begin:]
