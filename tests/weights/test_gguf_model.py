@@ -308,14 +308,14 @@ def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
         open_model(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(FormatError, match=r"neither a config.json nor a GGUF file"):
+    with pytest.raises(FormatError, match=r"neither a config.json, a params.json nor"):
         open_model(empty)
 
 
 def test_files_that_can_run_code_are_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"PK\3\4")
-    with pytest.raises(UnsupportedError, match="can run code when it is opened"):
+    with pytest.raises(UnsupportedError, match="give the folder that holds it"):
         open_model(path)
 
 

@@ -14,7 +14,7 @@ from alpage.bench.llamacpp import Context, is_installed, library
 from alpage.core.errors import AlpageError, FormatError, NotFoundError
 from alpage.engine.native import NativeRunner
 from alpage.engine.protocol import StepBatch
-from alpage.weights.catalogue import show
+from alpage.weights.listing import show
 from alpage.weights.source import open_model
 
 

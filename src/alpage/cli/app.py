@@ -24,6 +24,7 @@ VERBS = {
     "list": "List the models of the catalogue.",
     "show": "Show what is known about a model.",
     "rm": "Remove a downloaded model.",
+    "convert": "Convert a model to another file format.",
     "bench": "Measure speed on this machine.",
     "perplexity": "Measure how well a model predicts a text.",
     "doctor": "Check what this machine can do, and what is wrong with it.",

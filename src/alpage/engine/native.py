@@ -1,6 +1,5 @@
 """The native core as a runner: weights repacked at load, then ids in and logits out."""
 
-import mmap
 import os
 from typing import Any
 
@@ -12,7 +11,6 @@ from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, FormatError, InternalError, UsageError
 from alpage.engine.protocol import StepBatch
 from alpage.weights.source import ModelSource
-from alpage.weights.tensor import Tensor
 
 PAGE_TOKENS: int = _native.PAGE_TOKENS
 
@@ -129,7 +127,7 @@ def _build(source: ModelSource, threads: int, isa: str) -> Any:
                 part, layer, int(tensor.type), tensor.rows, tensor.columns, tensor.data,
                 tensor.row_order,
             )  # fmt: skip
-            _drop_pages(tensor)
+            tensor.release()
         if not finite:
             raise FormatError(
                 f"{source.path}: tensor {name} holds NaN or infinite weights: the file is damaged"
@@ -141,19 +139,3 @@ def _place(name: str) -> tuple[int, str]:
     """Canonical name -> (layer, the core's name); layer is 0 outside of layers."""
     parts = name.removesuffix(".weight").split(".")
     return (int(parts[1]), parts[-1]) if parts[0] == "layers" else (0, parts[-1])
-
-
-def _drop_pages(tensor: Tensor) -> None:
-    """Give the file's pages back once the weights are repacked: resident memory stays small."""
-    base: Any = tensor.data
-    while isinstance(base, np.ndarray) and base.base is not None:
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    start = tensor.data.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).ctypes.data
-    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    length = (start + tensor.data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-    if length > 0:
-        base.madvise(mmap.MADV_DONTNEED, first, length)

@@ -43,7 +43,7 @@ class ModelSource:
     """
 
     path: Path
-    format: Literal["gguf", "huggingface"]
+    format: Literal["gguf", "huggingface", "meta"]
     config: LlamaConfig
     tensors: Mapping[str, Tensor]
     name: str
@@ -52,8 +52,10 @@ class ModelSource:
     chat_template: str | None = None
     gguf_metadata: Mapping[str, Any] | None = None
     """All metadata of a GGUF file, among them the tokenizer (`tokenizer.ggml.*`)."""
+    gguf_kinds: Mapping[str, tuple[int, ...]] | None = None
+    """GGUF's value kinds of that metadata (`gguf.Header.kinds`)."""
     tokenizer_file: Path | None = None
-    """tokenizer.json, or else tokenizer.model, of a Hugging Face folder."""
+    """tokenizer.json, or else tokenizer.model, of a folder."""
     bos_id: int | None = None
     eos_ids: frozenset[int] = frozenset()
     add_bos: bool = False
@@ -70,7 +72,7 @@ class ModelSource:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights as stored."""
-        return sum(int(tensor.data.size) for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def close(self) -> None:
         """Forget the weights and give their memory back; tensors must not be used afterwards."""
@@ -93,7 +95,7 @@ def assemble(
 
     `stored` has the file's own names. A weight that is missing, of another shape, or that Llama
     does not have is refused by name: leaving one out would compute something else silently.
-    GGUF's interleaved query and key rows get their row order here.
+    The interleaved query and key rows of GGUF and Meta's files get their row order here.
     """
     found = {_canonical(name, dialect, where): tensor for name, tensor in stored.items()}
     result: dict[str, Tensor] = {}
@@ -107,9 +109,9 @@ def assemble(
                 f"{where}: tensor {tensor.name} should have shape {_text(shape)}, "
                 f"not {_text(tensor.shape)}"
             )
-        heads = rotary_heads(name, config) if dialect == "gguf" else None
+        heads = rotary_heads(name, config) if dialect != "huggingface" else None
         order = half_from_interleaved(heads, config.head_dim) if heads else None
-        result[name] = Tensor(name, shape, tensor.type, tensor.data, order)
+        result[name] = tensor.placed(name, order)
     for tensor in found.values():
         raise FormatError(
             f"{where} holds tensor {tensor.name}, which a Llama model of {config.n_layers} layers "

@@ -1,6 +1,6 @@
 """What the text layer needs from a Hugging Face folder: token ids, template, tokenizer, card."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,17 @@ _MAX_TEMPLATE = 1 << 20
 _MAX_CONFIG = 1 << 24
 _MAX_TOKENIZER = 1 << 27
 _MAX_CARD = 1 << 20
+_LICENCE_HEAD = 2000
+_LICENCES = (
+    ("llama 3.3 community license", "llama3.3"),
+    ("llama 3.2 community license", "llama3.2"),
+    ("llama 3.1 community license", "llama3.1"),
+    ("llama 3 community license", "llama3"),
+    ("llama 2 community license", "llama2"),
+    ("apache license version 2.0", "apache-2.0"),
+    ("mit license", "mit"),
+)
+"""Words at the beginning of a licence's text, and its identifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +136,32 @@ def _template(path: Path, settings: Fields) -> str | None:
 
 
 def read_card(path: Path) -> Card:
-    """Licence, base models and data sets from the front matter of README.md, where it has one.
+    """Licence, base models and data sets of a folder, as far as its texts say them.
+
+    The licence is the model card's word, or else what the LICENSE file is.
+    """
+    card = _front_matter(path)
+    return card if card.licence else replace(card, licence=_licence_of_text(path))
+
+
+def _licence_of_text(path: Path) -> str | None:
+    """The identifier of the licence whose text lies in the folder; None if there is none known."""
+    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
+        file = path / name
+        if not file.is_file():
+            continue
+        try:
+            head = " ".join(read_text(file, _MAX_CARD)[:_LICENCE_HEAD].split()).lower()
+        except FormatError:
+            return None
+        for words, licence in _LICENCES:
+            if words in head:
+                return licence
+    return None
+
+
+def _front_matter(path: Path) -> Card:
+    """What the front matter of README.md says, where it has one.
 
     Reads the plain `key: value` and `- item` lines that model cards use, not all of YAML: what
     it does not understand it leaves out.
@@ -151,14 +187,20 @@ def read_card(path: Path) -> Card:
             if _plain(value):
                 entries.setdefault(key, []).append(_plain(value))
     licence = entries.get("license_name") or entries.get("license")
+    authors = entries.get("author")
     return Card(
         licence[0] if licence else None,
         Lineage(
+            authors=authors[0] if authors else None,
             base_models=tuple(entries.get("base_model", ())),
             datasets=tuple(entries.get("datasets", ())),
+            contributions=tuple(entries.get("contributions", ())),
         ),
     )
 
 
 def _plain(value: str) -> str:
-    return clean(value.strip().strip("'\""))
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return clean(value[1:-1].replace('\\"', '"').replace("\\\\", "\\"))
+    return clean(value.strip("'\""))

@@ -62,6 +62,10 @@ class Header:
     infos: list[TensorInfo]
     alignment: int
     data_start: int
+    kinds: dict[str, tuple[int, ...]]
+    """GGUF's value kind of each metadata entry, so that it can be written as it was read: (kind,)
+    for one value, (9, kind of the elements) for an array, (9, 9, kind) for arrays in an array
+    ((9, 9) where those differ)."""
 
 
 def read_header(file: MappedFile) -> Header:
@@ -77,11 +81,12 @@ def read_header(file: MappedFile) -> Header:
     if max(tensor_count, entry_count) > MAX_ENTRIES:
         cursor.damaged(f"more than {MAX_ENTRIES:,} tensors or metadata entries")
     metadata: dict[str, Any] = {}
+    kinds: dict[str, tuple[int, ...]] = {}
     for _ in range(entry_count):
         key = cursor.name("a metadata key")
         if key in metadata:
             raise FormatError(f"{file.path} is damaged: metadata key {key!r} occurs twice")
-        metadata[key] = cursor.value(cursor.number(_U32), key, 0)
+        metadata[key], kinds[key] = cursor.value(cursor.number(_U32), key, 0)
     infos = [_read_info(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not _is_alignment(alignment):
@@ -90,7 +95,7 @@ def read_header(file: MappedFile) -> Header:
             f"not {alignment!r}"
         )
     start = -(-cursor.position // alignment) * alignment
-    return Header(version, metadata, infos, alignment, start)
+    return Header(version, metadata, infos, alignment, start, kinds)
 
 
 def read_tensors(file: MappedFile, header: Header) -> dict[str, Tensor]:
@@ -246,19 +251,20 @@ class _Cursor:
             self.damaged(f"{what} has control characters: {name[:40]!r}")
         return name
 
-    def value(self, kind: int, key: str, depth: int) -> Any:
-        """One metadata value; arrays become lists."""
+    def value(self, kind: int, key: str, depth: int) -> tuple[Any, tuple[int, ...]]:
+        """One metadata value and its kinds (see `Header.kinds`); arrays become lists."""
         if kind in _NUMBER:
-            return self.number(_NUMBER[kind])
+            return self.number(_NUMBER[kind]), (kind,)
         if kind == _STRING:
-            return self.string(f"the text of {key!r}", MAX_STRING)
+            return self.string(f"the text of {key!r}", MAX_STRING), (kind,)
         if kind == _BOOL:
-            return self.booleans(1, key)[0]
+            return self.booleans(1, key)[0], (kind,)
         if kind != _ARRAY:
             self.damaged(f"metadata {key!r} has unknown type {kind}")
-        return self.array(key, depth + 1)
+        values, inner = self.array(key, depth + 1)
+        return values, (_ARRAY, *inner)
 
-    def array(self, key: str, depth: int) -> list[Any]:
+    def array(self, key: str, depth: int) -> tuple[list[Any], tuple[int, ...]]:
         if depth > MAX_DEPTH:
             self.damaged(f"metadata {key!r} nests arrays more than {MAX_DEPTH} deep")
         kind, count = self.number(_U32), self.number(_U64)
@@ -274,12 +280,14 @@ class _Cursor:
             values: list[Any] = np.frombuffer(
                 self.file.data[start : self.position], dtype=_DTYPE[kind]
             ).tolist()
-            return values
+            return values, (kind,)
         if kind == _STRING:
-            return self.strings(count, key)
+            return self.strings(count, key), (kind,)
         if kind == _BOOL:
-            return self.booleans(count, key)
-        return [self.value(kind, key, depth) for _ in range(count)]
+            return self.booleans(count, key), (kind,)
+        nested = [self.value(kind, key, depth) for _ in range(count)]
+        forms = {form for _, form in nested}
+        return [value for value, _ in nested], forms.pop() if len(forms) == 1 else (kind,)
 
     def booleans(self, count: int, key: str) -> list[bool]:
         start = self.advance(count, key)

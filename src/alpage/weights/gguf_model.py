@@ -11,6 +11,8 @@ from alpage.weights.gguf_parts import model_stem, open_container
 from alpage.weights.mapped import MappedFile
 from alpage.weights.tensor import Tensor
 
+CONTRIBUTIONS = "alpage.contributions"
+"""Alpage's own key: what was done to the model since its base, one text a step."""
 _MAX_HEAD_DIM = 1 << 16
 _MIXES = {
     11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
@@ -150,6 +152,7 @@ def _source(
         quantization=mix if mix.startswith(label) else label,
         chat_template=reader.text("tokenizer.chat_template"),
         gguf_metadata=header.metadata,
+        gguf_kinds=header.kinds,
         bos_id=bos,
         eos_ids=_end_ids(reader, config.vocab_size),
         add_bos=_adds_bos(reader) and bos is not None,
@@ -198,8 +201,9 @@ def _lineage(reader: Fields) -> Lineage:
         authors=reader.label("general.author") or reader.label("general.organization"),
         base_models=_listed(reader, "base_model"),
         datasets=_listed(reader, "dataset") or tuple(_texts_or_none(reader, "general.datasets")),
-        contributions=tuple(
-            f"quantised by {name}" for name in [reader.label("general.quantized_by")] if name
+        contributions=(
+            *(f"quantised by {name}" for name in [reader.label("general.quantized_by")] if name),
+            *_texts_or_none(reader, CONTRIBUTIONS),
         ),
     )
 

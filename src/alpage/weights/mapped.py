@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,26 @@ class MappedFile:
             if hasattr(mmap, "MADV_DONTNEED"):
                 with contextlib.suppress(OSError):
                     self.data.madvise(mmap.MADV_DONTNEED)
+
+
+def drop_pages(view: NDArray[np.uint8]) -> None:
+    """Give the pages of a mapped file that `view` covers whole back to the operating system.
+
+    They come again when they are looked at: what has been used up leaves resident memory small.
+    A view of anything else is left alone.
+    """
+    base: Any = view
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = view.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).ctypes.data
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + view.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 def read_text(path: Path, limit: int) -> str:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from alpage.core.config import LlamaConfig
 
-Dialect = Literal["gguf", "huggingface"]
+Dialect = Literal["gguf", "huggingface", "meta"]
 
-_MODEL = {  # canonical: (GGUF, Hugging Face)
+_MODEL = {  # canonical, which is Meta's too: (GGUF, Hugging Face)
     "tok_embeddings.weight": ("token_embd.weight", "model.embed_tokens.weight"),
     "norm.weight": ("output_norm.weight", "model.norm.weight"),
     "output.weight": ("output.weight", "lm_head.weight"),
@@ -44,6 +44,8 @@ _TO_CANONICAL = tuple((_reverse(_MODEL, c), _reverse(_LAYER, c)) for c in (0, 1)
 
 def to_canonical(name: str, dialect: Dialect) -> str | None:
     """The canonical name of `name` in a file of that dialect; None if Llama has no such weight."""
+    if dialect == "meta":
+        return name if _is_canonical(name) else None
     column = _COLUMN[dialect]
     model, layer = _TO_CANONICAL[column]
     if name in model:
@@ -58,6 +60,8 @@ def to_canonical(name: str, dialect: Dialect) -> str | None:
 
 def from_canonical(name: str, dialect: Dialect) -> str:
     """The name that canonical `name` has in files of that dialect; KeyError if there is none."""
+    if dialect == "meta":
+        return name
     column = _COLUMN[dialect]
     if name in _MODEL:
         return _MODEL[name][column]
@@ -65,6 +69,12 @@ def from_canonical(name: str, dialect: Dialect) -> str:
     if match is None or not name.startswith("layers."):
         raise KeyError(name)
     return f"{_LAYER_PREFIX[column]}{match[1]}.{_LAYER[match[2]][column]}"
+
+
+def _is_canonical(name: str) -> bool:
+    match = _NUMBERED.fullmatch(name.removeprefix("layers."))
+    inside = match is not None and name.startswith("layers.") and match[2] in _LAYER
+    return inside or name in _MODEL
 
 
 def expected_shapes(config: LlamaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -8,6 +8,7 @@ from alpage.weights.contents import Lineage, ModelSource
 from alpage.weights.gguf_model import open_gguf
 from alpage.weights.gguf_parts import part_set
 from alpage.weights.huggingface import open_folder
+from alpage.weights.meta import PARAMS, open_meta
 
 __all__ = ["Lineage", "ModelSource", "open_model"]
 
@@ -15,7 +16,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 def open_model(path: Path) -> ModelSource:
-    """Open a GGUF file or a folder in Hugging Face's layout.
+    """Open a GGUF file, or a folder in Hugging Face's or Meta's layout.
 
     Raises `NotFoundError`, `StorageError` (not readable), `FormatError` (damaged, truncated, no
     model) or `UnsupportedError` (a valid model that Alpage does not run).
@@ -24,10 +25,12 @@ def open_model(path: Path) -> ModelSource:
         folder = path.is_dir()
         if not folder:
             _check_suffix(path)
-        elif not (path / "config.json").exists():
-            folder, path = False, _only_gguf(path)
         try:
-            return open_folder(path) if folder else open_gguf(path)
+            if not folder:
+                return open_gguf(path)
+            if (path / "config.json").exists():
+                return open_folder(path)
+            return open_meta(path) if (path / PARAMS).exists() else open_gguf(_only_gguf(path))
         except UserError as error:
             if str(path) in str(error):
                 raise
@@ -37,8 +40,8 @@ def open_model(path: Path) -> ModelSource:
 def _check_suffix(path: Path) -> None:
     if path.suffix in _PICKLES:
         raise UnsupportedError(
-            f"{path} is a Python checkpoint, which can run code when it is opened; "
-            "use a GGUF file or a folder with safetensors"
+            f"{path} is a Python checkpoint; give the folder that holds it with its params.json "
+            "(Meta's layout), a GGUF file, or a folder with safetensors"
         )
     if path.suffix == ".safetensors":
         raise FormatError(
@@ -57,4 +60,6 @@ def _only_gguf(folder: Path) -> Path:
     if found:
         names = ", ".join(file.name for file in found[:10])
         raise FormatError(f"{folder} holds several models; name one of them: {names}")
-    raise FormatError(f"{folder} holds no model: neither a config.json nor a GGUF file")
+    raise FormatError(
+        f"{folder} holds no model: neither a config.json, a params.json nor a GGUF file"
+    )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alpage.core.errors import FormatError
 from alpage.weights.dequantize import BLOCK_LAYOUTS, dequantize_blocks
+from alpage.weights.mapped import drop_pages
 
 CHUNK_BYTES = 1 << 20
 """Raw bytes dequantised at a time: temporaries stay in the processor's cache."""
@@ -96,9 +97,30 @@ class Tensor:
         return self.type.row_bytes(self.columns)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+        return self.rows * self.row_bytes
+
+    @property
     def size(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
+
+    def raw_rows(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Rows `start` to `stop - 1` of the file as stored: uint8 [stop - start, row_bytes]."""
+        return self.data.reshape(self.rows, self.row_bytes)[start:stop]
+
+    def raw_gather(self, order: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Rows `order` of the file as stored, copied: uint8 [order.size, row_bytes]."""
+        return self.data.reshape(self.rows, self.row_bytes)[order]
+
+    def placed(self, name: str, row_order: NDArray[np.int32] | None) -> "Tensor":
+        """The same weight under another name, its rows in another order."""
+        return Tensor(name, self.shape, self.type, self.data, row_order)
+
+    def release(self) -> None:
+        """Give the file's pages back to the operating system; they come again when needed."""
+        drop_pages(self.data)
 
     def dequantize(self) -> NDArray[np.float32]:
         """A new float32 array [shape] in canonical row order; the file is not kept alive by it.
@@ -113,16 +135,14 @@ class Tensor:
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows {start}:{stop} of a tensor with {self.rows} rows")
         out = np.empty((stop - start, self.columns), dtype=np.float32)
-        if self.row_order is None:
-            first, last = start * self.row_bytes, stop * self.row_bytes
-            self._fill(self.data[first:last], out.reshape(-1))
-            return out
-        table = self.data.reshape(self.rows, self.row_bytes)
         step = max(1, CHUNK_BYTES // self.row_bytes)
         for at in range(start, stop, step):
             end = min(at + step, stop)
-            gathered = table[self.row_order[at:end]]
-            self._fill(gathered.reshape(-1), out[at - start : end - start].reshape(-1))
+            if self.row_order is None:
+                raw = self.raw_rows(at, end)
+            else:
+                raw = self.raw_gather(self.row_order[at:end])
+            self._fill(raw.reshape(-1), out[at - start : end - start].reshape(-1))
         return out
 
     def _fill(self, raw: NDArray[np.uint8], out: NDArray[np.float32]) -> None:

@@ -1,0 +1,83 @@
+"""A tensor's rows in any order and type, a few megabytes at a time."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpage.core.errors import FormatError, UnsupportedError
+from alpage.weights.dequantize import dequantize_blocks
+from alpage.weights.tensor import Tensor, TensorType
+
+CHUNK_WEIGHTS = 1 << 21
+"""Weights converted at a time (8 MiB as float32); at least one row."""
+
+FLOATS = (TensorType.F32, TensorType.F16, TensorType.BF16)
+
+Encoder = Callable[[NDArray[np.float32], TensorType, NDArray[np.float32] | None], NDArray[np.uint8]]
+"""float32 [rows, columns], type, importance [columns] or None -> uint8 [rows * row_bytes]."""
+
+
+def encode_floats(
+    values: NDArray[np.float32], kind: TensorType, _: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """`values` as F32, F16 or BF16, rounded to nearest (ties to even): the plain `Encoder`.
+
+    `FormatError` where a finite value is beyond the range of F16.
+    """
+    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    if kind is TensorType.F32:
+        return flat.view(np.uint8)
+    if kind is TensorType.F16:
+        with np.errstate(over="ignore"):
+            halves = flat.astype(np.float16)
+        if (np.isinf(halves) & np.isfinite(flat)).any():
+            raise FormatError(
+                f"a weight of {flat[np.argmax(np.abs(flat))]:g} is beyond the range of F16 "
+                "(65504); convert to BF16 or F32"
+            )
+        return halves.view(np.uint8)
+    if kind is not TensorType.BF16:
+        raise UnsupportedError(f"weights in {kind.name} are made by alpage quantize")
+    bits = flat.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    quiet = bits >> np.uint32(16) | np.uint32(0x40)  # a NaN must not round to infinity
+    return np.where(np.isnan(flat), quiet, rounded).astype(np.uint16).view(np.uint8)
+
+
+def chunks(
+    tensor: Tensor,
+    kind: TensorType,
+    *,
+    order: NDArray[np.int32] | None = None,
+    importance: NDArray[np.float32] | None = None,
+    encode: Encoder = encode_floats,
+) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of `tensor` stored as `kind`, row r of them being canonical row `order[r]`.
+
+    `order` may name a part of the rows. Where the type stays the same the bytes do too.
+    """
+    places = file_order(tensor, order)
+    count = tensor.rows if places is None else places.size
+    step = max(1, CHUNK_WEIGHTS // tensor.columns)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        raw = (
+            tensor.raw_rows(start, stop)
+            if places is None
+            else tensor.raw_gather(places[start:stop])
+        ).reshape(-1)
+        if kind is not tensor.type:
+            values = np.empty((stop - start, tensor.columns), np.float32)
+            dequantize_blocks(tensor.type.name, raw, values.reshape(-1))
+            raw = encode(values, kind, importance)
+        yield raw
+
+
+def file_order(tensor: Tensor, order: NDArray[np.int32] | None) -> NDArray[np.int32] | None:
+    """Rows of the file that canonical rows `order` are; None where that is simply 0, 1, 2, ..."""
+    if tensor.row_order is not None:
+        order = tensor.row_order if order is None else tensor.row_order[order]
+    if order is None or np.array_equal(order, np.arange(tensor.rows, dtype=np.int32)):
+        return None
+    return order
