@@ -165,7 +165,7 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         self.globals = dict(self._functions)
         tests: dict[str, Any] = dict(TESTS)
         self.tests = {name: self._guarded(test) for name, test in tests.items()}
-        self.filters = {name: self._guarded(FILTERS[name]) for name in _FILTERS}
+        self.filters = {name: self._text_filter(FILTERS[name]) for name in _FILTERS}
         self.filters.update(self._own_filters())
         self.filters[_STEP] = budget.step
         self.filters[_ADMIT] = budget.admit
@@ -199,7 +199,21 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
             "sum": operations.add_up,
             "safe": budget.text_of,
         }
-        return {name: self._guarded(function) for name, function in own.items()}
+        return {name: self._text_filter(function) for name, function in own.items()}
+
+    def _text_filter(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A guarded filter of values: of a function it would write what it is and where."""
+        guarded = self._guarded(function)
+        if function is FILTERS["default"]:  # passes on what it is given
+            return guarded
+
+        @wraps(function)
+        def run(*args: Any, **names: Any) -> Any:
+            for value in (*args, *names.values()):
+                _refuse_function(value)
+            return guarded(*args, **names)
+
+        return run
 
     def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -302,7 +316,13 @@ def _namespace(*args: Any, **values: Any) -> Space:
     return Space(*args, **values)
 
 
+def _refuse_function(value: Any) -> None:
+    if callable(value) and not isinstance(value, Macro | LoopContext | Undefined):
+        raise Refused(f"it may not write a {type(value).__name__}")
+
+
 def _raise_exception(message: Any) -> None:
+    _refuse_function(message)
     text = str(message)[:2000]
     raise InputError(f"the model's chat template refuses these messages: {text}")
 

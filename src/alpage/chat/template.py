@@ -1,6 +1,7 @@
 """A model's chat template: messages in, prompt text in trusted and untrusted segments out."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any
@@ -50,7 +51,9 @@ class ChatTemplate:
             tree = environment.parse(self.source)
             if not compiles_to_few_levels(tree):
                 raise Refused("its expressions or blocks nest too deep")
-            code = environment.compile(instrument.visit(tree), filename="<chat template>")
+            with warnings.catch_warnings():  # Python comments on `1[0]` on the terminal
+                warnings.simplefilter("ignore", SyntaxWarning)
+                code = environment.compile(instrument.visit(tree), filename="<chat template>")
         except TemplateSyntaxError as error:
             cause = f"line {error.lineno}: {error.message}"
         except Refused as error:

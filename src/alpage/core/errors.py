@@ -18,11 +18,25 @@ A message says what was wrong, with the value, and what would be right. Exit cod
 every other `AlpageError` 1.
 """
 
+_MOST = 20_000  # characters of a message; a few of the longest paths fit
+
 
 class AlpageError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns.
+
+    Messages quote files, which are hostile: as text, an error is never longer than a few pages and
+    has no control characters, which could command a terminal.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > _MOST:
+            text = f"{text[: _MOST // 2]} ... {text[-_MOST // 2 :]}"
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 class UserError(AlpageError):

@@ -69,7 +69,7 @@ def merge_error(
         for piece in (left, right, left + right):
             if piece not in ordinary:
                 return FormatError(
-                    f"the merge {left!r} + {right!r} needs the piece {piece!r}, which is not an "
-                    "ordinary token of the vocabulary"
+                    f"the merge {left!r:.80} + {right!r:.80} needs the piece "
+                    f"{piece!r:.80}, which is not an ordinary token of the vocabulary"
                 )
     return FormatError(f"the vocabulary cannot be used{reason}")

@@ -42,5 +42,5 @@ def named_token(config: Object, key: str, tokens: Mapping[str, int]) -> int | No
     if value is None:
         return None
     if not isinstance(value, str) or value not in tokens:
-        raise FormatError(f"tokenizer_config.json: {key} is {value!r}, which is no token")
+        raise FormatError(f"tokenizer_config.json: {key} is {value!r:.80}, which is no token")
     return tokens[value]

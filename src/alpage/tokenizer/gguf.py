@@ -44,8 +44,8 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         raise FormatError("the file has no tokenizer: the key tokenizer.ggml.model is missing")
     if model not in ("gpt2", "llama"):
         raise UnsupportedError(
-            f"tokenizer model {model!r} is not supported; Alpage runs byte-level BPE ('gpt2') and "
-            "SentencePiece-style BPE ('llama')"
+            f"tokenizer model {model!r:.80} is not supported; Alpage runs byte-level BPE ('gpt2') "
+            "and SentencePiece-style BPE ('llama')"
         )
     scored = model == "llama"
     rule = _spaces(metadata) if scored else pre_tokenizer(_get(metadata, "pre", str) or "default")
@@ -175,11 +175,11 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
         index = next(i for i, line in enumerate(lines) if line.count(" ") != 1)
         raise FormatError(
             f"{_PREFIX}merges[{index}] must be two pieces with a space between, not "
-            f"{lines[index]!r}"
+            f"{lines[index]!r:.80}"
         )
     if len(set(lines)) != len(lines):
         twice, _ = Counter(lines).most_common(1)[0]
-        raise FormatError(f"{_PREFIX}merges lists {twice!r} twice")
+        raise FormatError(f"{_PREFIX}merges lists {twice!r:.80} twice")
     # One split of everything is twice as fast as one per line.
     flat = " ".join(lines).split(" ")
     return list(zip(flat[::2], flat[1::2], strict=True)) if lines else []
@@ -239,5 +239,5 @@ def raw_byte(token: int, piece: str, named: bool) -> bytes:
     found = _RAW_BYTE.fullmatch(piece)
     data = bytes.fromhex(found[1]) if found else b"" if named else bytes_of(piece)
     if len(data) != 1:
-        raise FormatError(f"token {token} {piece!r} is marked as a byte, but spells none")
+        raise FormatError(f"token {token} {piece!r:.80} is marked as a byte, but spells none")
     return data

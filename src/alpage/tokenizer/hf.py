@@ -104,17 +104,17 @@ def _further_names(
 def _check_supported(document: _Object, model: _Object, spaced: bool) -> None:
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind != "BPE":
-        raise UnsupportedError(f"tokenizer model {kind!r} is not supported; Alpage runs BPE")
+        raise UnsupportedError(f"tokenizer model {kind!r:.80} is not supported; Alpage runs BPE")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UnsupportedError(
-                f"tokenizer option {name} = {model[name]!r} is not supported; Alpage runs "
+                f"tokenizer option {name} = {model[name]!r:.80} is not supported; Alpage runs "
                 "byte-level BPE and SentencePiece-style BPE without it"
             )
     if document.get("normalizer") is not None and not spaced:
         kind = _object(document["normalizer"], "normalizer").get("type")
         raise UnsupportedError(
-            f"tokenizer normalizer {kind!r} is not supported; Alpage encodes text as it is"
+            f"tokenizer normalizer {kind!r:.80} is not supported; Alpage encodes text as it is"
         )
 
 
@@ -123,7 +123,8 @@ def _vocabulary(model: _Object) -> dict[str, int]:
     for text, token in vocab.items():
         if type(token) is not int or not 0 <= token < _MAX_IDS:
             raise FormatError(
-                f"token {text!r} has the id {token!r}; ids are integers from 0 to {_MAX_IDS - 1}"
+                f"token {text!r:.80} has the id {token!r:.80}; ids are integers from 0 to "
+                f"{_MAX_IDS - 1}"
             )
     return dict(vocab)
 
@@ -139,7 +140,7 @@ def _merges(model: _Object) -> list[tuple[str, str]]:
             case [str(left), str(right)]:
                 merges.append((left, right))
             case _:
-                raise FormatError(f"model.merges[{index}] must be two pieces, not {line!r}")
+                raise FormatError(f"model.merges[{index}] must be two pieces, not {line!r:.80}")
     return merges
 
 
@@ -156,17 +157,20 @@ def _added_tokens(
         entry = _object(value, f"added_tokens[{index}]")
         text, token = entry.get("content"), entry.get("id")
         if not isinstance(text, str) or not text or type(token) is not int:
-            raise FormatError(f"added_tokens[{index}] needs a content and an id, not {value!r}")
+            raise FormatError(f"added_tokens[{index}] needs a content and an id, not {value!r:.80}")
         if not 0 <= token < _MAX_IDS or tokens.get(text, token) != token:
             raise FormatError(
-                f"added token {text!r} has the id {token}, which contradicts the vocabulary"
+                f"added token {text!r:.80} has the id {token!r:.80}, which contradicts the "
+                "vocabulary"
             )
         for option in ("lstrip", "rstrip", "single_word"):
             if entry.get(option):
-                raise UnsupportedError(f"added token {text!r} sets {option}, which is unsupported")
+                raise UnsupportedError(
+                    f"added token {text!r:.80} sets {option}, which is unsupported"
+                )
         if entry.get("normalized") and not entry.get("special") and _respells(document, text):
             raise UnsupportedError(
-                f"added token {text!r} is to be found in normalised text, which is unsupported"
+                f"added token {text!r:.80} is to be found in normalised text, which is unsupported"
             )
         tokens[text] = token
         (special if entry.get("special") else added).add(token)
@@ -182,7 +186,7 @@ def _by_id(tokens: Mapping[str, int]) -> list[str | None]:
     pieces: list[str | None] = [None] * size
     for text, token in tokens.items():
         if pieces[token] is not None:
-            raise FormatError(f"tokens {pieces[token]!r} and {text!r} share the id {token}")
+            raise FormatError(f"tokens {pieces[token]!r:.80} and {text!r:.80} share the id {token}")
         pieces[token] = text
     return pieces
 

@@ -79,7 +79,7 @@ def pre_tokenizer(name: str) -> PreTokenizer:
     """Build the rule called `name`; `UnsupportedError` for any but the four in `KNOWN`."""
     if name not in _RULES:
         raise UnsupportedError(
-            f"pre-tokenizer {name!r} is not supported; Alpage knows {', '.join(KNOWN)}"
+            f"pre-tokenizer {name!r:.80} is not supported; Alpage knows {', '.join(KNOWN)}"
         )
     # With smollm every digit stands alone, so a long number may be cut anywhere.
     cut = _END_OF_WORD + "|[0-9]" if name == "smollm" else _END_OF_WORD

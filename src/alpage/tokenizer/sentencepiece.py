@@ -107,7 +107,7 @@ def _check_supported(path: Path, model: _Model) -> None:
     if kind != 2:
         shown = _MODELS.get(kind, kind) if isinstance(kind, int) else kind
         raise UnsupportedError(
-            f"{path} is a SentencePiece model of the type {shown!r}; Alpage runs BPE"
+            f"{path} is a SentencePiece model of the type {shown!r:.80}; Alpage runs BPE"
         )
     charsmap = (model.normalizer.get(_CHARSMAP), model.denormalizer.get(_CHARSMAP))
     if any(charsmap):

@@ -15,7 +15,7 @@ RANKS = 128_000
 """Ordinary tokens of Llama 3; 256 special tokens follow."""
 
 _MAX_BYTES = 16 << 20
-_MAX_PIECE = 1 << 10
+_MAX_PIECE = 1 << 8  # bytes; the longest of Llama 3 has 128
 
 _NAMED = (
     "begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1",
@@ -71,7 +71,7 @@ def _read_pieces(path: Path) -> list[str]:
             )
         if token in seen:
             raise FormatError(
-                f"{path}, line {number}: token {token!r} is also on rank {seen[token]}"
+                f"{path}, line {number}: token {token!r:.80} is also on rank {seen[token]}"
             )
         seen[token] = rank
         tokens.append(token)

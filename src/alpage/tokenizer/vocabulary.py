@@ -50,7 +50,7 @@ class Vocabulary:
             seen: set[str] = set()
             for token, piece in enumerate(self.pieces):
                 if piece and piece in seen:
-                    raise FormatError(f"token {token} {piece!r} is in the vocabulary twice")
+                    raise FormatError(f"token {token} {piece!r:.80} is in the vocabulary twice")
                 seen.add(piece or "")
         for token in (*self.special, *self.raw_bytes):
             ordinary.pop(self.pieces[token] or "", None)

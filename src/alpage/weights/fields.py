@@ -28,6 +28,8 @@ class Fields:
             )
         if type(value) is not int:
             raise self._wrong(key, "a whole number", value)
+        if value.bit_length() > 64:
+            raise self._wrong(key, "a whole number of at most 64 bits", value)
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

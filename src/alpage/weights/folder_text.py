@@ -86,7 +86,7 @@ def _special_ends(tokenizer: Fields, settings: Fields, vocab_size: int) -> set[i
     declared = settings.values.get("eos_token")
     if type(declared) is dict:
         declared = declared.get("content")
-    wanted = {*END_TOKENS, declared}
+    wanted = {*END_TOKENS, declared} if type(declared) is str else {*END_TOKENS}
     found = set()
     added = tokenizer.values.get("added_tokens")
     for token in added if type(added) is list else []:

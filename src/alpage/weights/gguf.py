@@ -92,7 +92,7 @@ def read_header(file: MappedFile) -> Header:
     if not _is_alignment(alignment):
         raise FormatError(
             f"{file.path} is damaged: general.alignment must be a power of two from 1 to 65536, "
-            f"not {alignment!r}"
+            f"not {alignment!r:.80}"
         )
     start = -(-cursor.position // alignment) * alignment
     return Header(version, metadata, infos, alignment, start, kinds)
