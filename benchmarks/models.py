@@ -2,11 +2,13 @@
 
 import ctypes
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
 from alpage.bench.llamacpp import library
 
@@ -29,7 +31,7 @@ def make(source: Path, kind: str, target: Path, threads: int) -> None:
     plain = target.with_suffix(".f32.gguf")
     try:
         _requantise(source, "F32", plain)
-        _quantise_with_llama_cpp(plain, target, MIXED[kind], threads)
+        quantise_with_llama_cpp(plain, target, MIXED[kind], threads)
     finally:
         plain.unlink(missing_ok=True)
 
@@ -71,11 +73,29 @@ def _file_type(kind: str) -> gguf.LlamaFileType:
     return gguf.LlamaFileType[name]
 
 
-def _quantise_with_llama_cpp(source: Path, target: Path, mixture: str, threads: int) -> None:
+def quantise_with_llama_cpp(
+    source: Path,
+    target: Path,
+    mixture: str,
+    threads: int,
+    importance: Mapping[str, NDArray[np.float32]] | None = None,
+) -> None:
+    """llama.cpp's own `llama_model_quantize`; `importance` by the tensors' names in the file."""
     low = library()
     params = low.llama_model_quantize_default_params()
-    params.ftype = getattr(low, f"LLAMA_FTYPE_MOSTLY_{mixture}")
+    name = "ALL_F32" if mixture == "F32" else f"MOSTLY_{mixture}"
+    params.ftype = getattr(low, f"LLAMA_FTYPE_{name}")
     params.nthread = threads
+    params.allow_requantize = True
+    if importance:
+        entries = [
+            low.llama_model_imatrix_data(
+                name.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size
+            )
+            for name, values in importance.items()
+        ]
+        end = low.llama_model_imatrix_data(None, None, 0)
+        params.imatrix = (low.llama_model_imatrix_data * (len(entries) + 1))(*entries, end)
     status = low.llama_model_quantize(str(source).encode(), str(target).encode(),
                                       ctypes.byref(params))  # fmt: skip
     if status or not target.exists():

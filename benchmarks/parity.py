@@ -29,10 +29,11 @@ from alpage import __version__
 from alpage.bench.llamacpp import is_installed
 from alpage.bench.machine import this_machine
 from alpage.core.paths import atomic_write, cache_home
+from alpage.core.processors import usable_processors
 from alpage.core.settings import Settings
 from alpage.core.types import SamplingParams
 from alpage.engine.engine import Engine
-from alpage.engine.native import NativeRunner, sample_row, usable_processors
+from alpage.engine.native import NativeRunner, sample_row
 from alpage.engine.protocol import Request, Runner, TokenEvent
 from alpage.engine.torch import TorchRunner
 from alpage.evals.perplexity import Ids, Scorer, perplexity, runner_scorer

@@ -9,6 +9,7 @@
 
 #include "alpage/kernel_names.h"
 #include "alpage/model.h"
+#include "alpage/quantize.h"
 #include "alpage/sampler.h"
 
 namespace nb = nanobind;
@@ -59,6 +60,16 @@ public:
         return {const_cast<float*>(result), {outputs.size(), width}, nb::find(this)};
     }
 
+    // A copy, which lives on when the model is gone.
+    nb::ndarray<nb::numpy, double, nb::ndim<1>> squares(const std::string& name,
+                                                        int64_t layer) const {
+        auto* copy = new std::vector<double>(model.squares(name, layer));
+        nb::capsule owner(copy, [](void* p) noexcept {
+            delete static_cast<std::vector<double>*>(p);
+        });
+        return {copy->data(), {copy->size()}, owner};
+    }
+
     alpage::Model model;
 };
 
@@ -95,6 +106,30 @@ std::tuple<int32_t, std::optional<double>, Top> sample(
     return {result.token, logprob, std::move(result.top)};
 }
 
+// 0: done; 1: a weight is not finite; 2: one is too large for the type (alpage::Encoded).
+int encode(In<uint8_t, 1> weights, int from, int64_t rows, int64_t columns, int to,
+           std::optional<In<float, 1>> importance, int threads, const std::string& isa,
+           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out) {
+    const alpage::EncodeRequest request{
+        alpage::tensor_type(from), weights.data(), rows, columns, alpage::tensor_type(to),
+        importance ? importance->data() : nullptr, threads, isa};
+    const alpage::FileBlock given = alpage::file_block(request.from);
+    const alpage::FileBlock made = alpage::file_block(request.to);
+    const int64_t count = static_cast<int64_t>(weights.size()) / given.bytes;
+    if (rows < 1 || columns < 1 || count / rows != columns || count % rows ||
+        weights.size() % static_cast<size_t>(given.bytes)) {
+        throw nb::value_error("weights must have rows * columns numbers");
+    }
+    if (static_cast<int64_t>(out.size()) != count / made.elements * made.bytes) {
+        throw nb::value_error("out must have the size of the encoded rows");
+    }
+    if (importance && static_cast<int64_t>(importance->size()) != columns) {
+        throw nb::value_error("importance must have one number a column");
+    }
+    nb::gil_scoped_release release;
+    return static_cast<int>(alpage::encode(request, out.data()));
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -116,10 +151,18 @@ NB_MODULE(_native, m) {
         .def("finish", [](PyModel& self, int64_t pages) { self.model.finish(pages); }, "pages"_a)
         .def("forward", &PyModel::forward, "tokens"_a, "positions"_a, "sequences"_a,
              "page_tables"_a, "outputs"_a, "hidden"_a, nb::rv_policy::reference)
+        .def("observe", [](PyModel& self) { self.model.observe(); })
+        .def("squares", &PyModel::squares, "name"_a, "layer"_a)
+        .def("observed_rows",
+             [](const PyModel& self, const std::string& name) {
+                 return self.model.observed_rows(name);
+             }, "name"_a)
         .def_prop_ro("isa", [](const PyModel& self) { return self.model.isa(); })
         .def_prop_ro("threads", [](const PyModel& self) { return self.model.threads(); })
         .def_prop_ro("weight_bytes", [](const PyModel& self) { return self.model.weight_bytes(); })
         .def_prop_ro("cache_bytes", [](const PyModel& self) { return self.model.cache_bytes(); });
+    m.def("encode", &encode, "weights"_a, "from_type"_a, "rows"_a, "columns"_a, "to_type"_a,
+          "importance"_a.none(), "threads"_a, "isa"_a, "out"_a);
     m.def("sample", &sample, "logits"_a, "history"_a, "prompt_length"_a, "temperature"_a,
           "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "presence_penalty"_a,
           "frequency_penalty"_a, "bias_ids"_a, "bias_values"_a, "seed"_a, "step"_a,

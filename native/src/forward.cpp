@@ -38,6 +38,7 @@ const float* Forward::run(const Batch& batch, bool hidden) {
     hidden_ = hidden;
     resize(batch.rows, batch.output_count, hidden);
     plan_attention();
+    if (squares_) squares_->rows += batch.rows, squares_->outputs += batch.output_count;
     pool_.run([this](int id) { thread(id); });
     return result_.data();
 }
@@ -128,8 +129,11 @@ void Forward::layer(int id, int64_t index) {
     const ModelShape& s = shape_;
     const int64_t rows = batch_->rows;
 
+    InputSquares::Layer* squares = squares_ ? &squares_->layers[index] : nullptr;
+
     normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}));
     pool_.barrier();
+    if (squares) add_squares(id, normed_.data(), rows, squares->attention);
     const Product qkv[] = {{&l.wq, &qkv_[0], qkv_width_},
                            {&l.wk, &qkv_[query_width_], qkv_width_},
                            {&l.wv, &qkv_[query_width_ + key_width_], qkv_width_}};
@@ -145,12 +149,14 @@ void Forward::layer(int id, int64_t index) {
         });
         pool_.barrier();
     }
+    if (squares) add_squares(id, mixed_.data(), rows, squares->mixed);
     const Product out{&l.wo, x_.data(), s.dim};
     multiply(activations(mixed_.data(), query_width_), rows, &out, 1, true);
     pool_.barrier();
 
     normalise(id, l.ffn_norm.data(), wants_quantised({&l.w1, &l.w3}));
     pool_.barrier();
+    if (squares) add_squares(id, normed_.data(), rows, squares->ffn);
     const Product gate_up[] = {{&l.w1, gate_.data(), s.ffn_dim}, {&l.w3, up_.data(), s.ffn_dim}};
     multiply(activations(normed_.data(), s.dim), rows, gate_up, 2, false);
     pool_.barrier();
@@ -159,6 +165,7 @@ void Forward::layer(int id, int64_t index) {
         if (wants_quantised({&l.w2})) quantise(r, &gate_[r * s.ffn_dim], s.ffn_dim);
     });
     pool_.barrier();
+    if (squares) add_squares(id, gate_.data(), rows, squares->down);
     const Product down{&l.w2, x_.data(), s.dim};
     multiply(activations(gate_.data(), s.ffn_dim), rows, &down, 1, true);
     pool_.barrier();
@@ -173,6 +180,10 @@ void Forward::finish(int id) {
         kernels_.rms_norm(x, weights_.norm.data(), shape_.norm_eps, dim, out);
         if (!hidden_ && wants_quantised({&head})) quantise(i, out, dim);
     });
+    if (squares_) {
+        pool_.barrier();
+        add_squares(id, hidden_ ? result_.data() : normed_.data(), outputs, squares_->head);
+    }
     if (hidden_) return;
     pool_.barrier();
     const Product logits{&head, result_.data(), shape_.vocab_size};
@@ -191,6 +202,17 @@ void Forward::quantise(int64_t row, const float* x, int64_t columns) {
     const int64_t blocks = columns / block_columns;
     kernels_.quantise(x, columns, &q_[2 * row * columns], &scale_[row * blocks],
                       &sum_[row * blocks], &sum16_[row * 2 * blocks]);
+}
+
+// The share of thread `id` of the columns, over all rows: no two threads add to one sum.
+void Forward::add_squares(int id, const float* x, int64_t rows, std::vector<double>& sums) const {
+    const int64_t columns = static_cast<int64_t>(sums.size()), threads = pool_.size();
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = columns * id / threads; c < columns * (id + 1) / threads; ++c) {
+            const double value = x[r * columns + c];
+            sums[static_cast<size_t>(c)] += value * value;
+        }
+    }
 }
 
 Activations Forward::activations(const float* x, int64_t columns) const {

@@ -23,11 +23,24 @@ struct Weights {
     size_t bytes() const;
 };
 
+// Sums over rows of the squares of what the matrices multiply, column by column: how much each
+// column of a matrix matters to its product (calibration).
+struct InputSquares {
+    struct Layer {
+        std::vector<double> attention, mixed, ffn, down;  // of wq wk wv; wo; w1 w3; w2
+    };
+    int64_t rows = 0, outputs = 0;
+    std::vector<Layer> layers;
+    std::vector<double> head;  // over output rows alone
+};
+
 class Forward {
 public:
     Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache);
     // See Model::forward. The batch has been checked.
     const float* run(const Batch& batch, bool hidden);
+    // Every later pass adds to `squares` (null: none does).
+    void observe(InputSquares* squares) { squares_ = squares; }
 
 private:
     // Queries of neighbouring rows of one sequence that share a key/value head: one kernel call
@@ -60,6 +73,7 @@ private:
 
     void normalise(int id, const float* weight, bool quantised);
     void quantise(int64_t row, const float* x, int64_t columns);
+    void add_squares(int id, const float* x, int64_t rows, std::vector<double>& sums) const;
     Activations activations(const float* x, int64_t columns) const;
     void multiply(const Activations& x, int64_t rows, const Product* products, int count,
                   bool accumulate);
@@ -73,6 +87,7 @@ private:
     KvCache& cache_;
     const int64_t query_width_, key_width_, qkv_width_;
 
+    InputSquares* squares_ = nullptr;
     const Batch* batch_ = nullptr;  // of the running pass
     bool hidden_ = false;
     bool split_chunks_ = false;

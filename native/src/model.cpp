@@ -16,6 +16,7 @@ struct Model::Parts {
     const Kernels* kernels;
     KvCache cache;
     std::unique_ptr<Forward> forward;
+    std::unique_ptr<InputSquares> squares;
 };
 
 namespace {
@@ -136,6 +137,7 @@ void Model::finish(int64_t pages) {
     if (elements > 0x1p60) throw std::bad_alloc();
     parts_->cache = KvCache(w.shape, pages);
     parts_->forward = std::make_unique<Forward>(w, *parts_->pool, *parts_->kernels, parts_->cache);
+    parts_->squares.reset();
 }
 
 namespace {
@@ -185,5 +187,39 @@ int Model::threads() const { return parts_->pool->size(); }
 int64_t Model::pages() const { return parts_->cache.pages(); }
 size_t Model::weight_bytes() const { return parts_->weights.bytes(); }
 size_t Model::cache_bytes() const { return parts_->cache.bytes(); }
+
+void Model::observe() {
+    const ModelShape& s = parts_->weights.shape;
+    if (!parts_->forward) refuse("finish() comes before observe()");
+    auto squares = std::make_unique<InputSquares>();
+    const auto zeros = [](int64_t count) {
+        return std::vector<double>(static_cast<size_t>(count));
+    };
+    squares->layers.assign(static_cast<size_t>(s.n_layers),
+                           {zeros(s.dim), zeros(s.n_heads * s.head_dim), zeros(s.dim),
+                            zeros(s.ffn_dim)});
+    squares->head = zeros(s.dim);
+    parts_->squares = std::move(squares);
+    parts_->forward->observe(parts_->squares.get());
+}
+
+const std::vector<double>& Model::squares(const std::string& name, int64_t layer) const {
+    if (!parts_->squares) refuse("observe() comes before squares()");
+    if (name == "output") return parts_->squares->head;
+    if (layer < 0 || layer >= parts_->weights.shape.n_layers) {
+        refuse("no layer " + std::to_string(layer));
+    }
+    const InputSquares::Layer& of = parts_->squares->layers[static_cast<size_t>(layer)];
+    if (name == "wq" || name == "wk" || name == "wv") return of.attention;
+    if (name == "wo") return of.mixed;
+    if (name == "w1" || name == "w3") return of.ffn;
+    if (name == "w2") return of.down;
+    refuse("unknown matrix " + name);
+}
+
+int64_t Model::observed_rows(const std::string& name) const {
+    if (!parts_->squares) return 0;
+    return name == "output" ? parts_->squares->outputs : parts_->squares->rows;
+}
 
 }  // namespace alpage

@@ -43,6 +43,9 @@ class Model:
         outputs: NDArray[np.int32],
         hidden: bool,
     ) -> NDArray[np.float32]: ...
+    def observe(self) -> None: ...
+    def squares(self, name: str, layer: int) -> NDArray[np.float64]: ...
+    def observed_rows(self, name: str) -> int: ...
     @property
     def isa(self) -> str: ...
     @property
@@ -52,6 +55,17 @@ class Model:
     @property
     def cache_bytes(self) -> int: ...
 
+def encode(
+    weights: NDArray[np.uint8],
+    from_type: int,
+    rows: int,
+    columns: int,
+    to_type: int,
+    importance: NDArray[np.float32] | None,
+    threads: int,
+    isa: str,
+    out: NDArray[np.uint8],
+) -> int: ...
 def sample(
     logits: NDArray[np.float32],
     history: NDArray[np.int32],

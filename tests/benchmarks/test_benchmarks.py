@@ -12,7 +12,7 @@ from tests.weights.gguf_files import U32, quantised, tiny_model
 from alpage.bench.llamacpp import is_installed
 from alpage.weights.source import open_model
 from alpage.weights.tensor import TensorType
-from benchmarks import parity, render
+from benchmarks import parity, quantize, render
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,28 @@ def test_reports_become_a_page_the_newest_first(
     assert heads == [f"### model.gguf, {year}-01-02" for year in (2027, 2026, 2025)]
     with pytest.raises(SystemExit):
         render.main([])
+
+
+@pytest.mark.skipif(not is_installed(), reason="llama.cpp is what is compared with")
+def test_quantisation_is_measured_and_shown(
+    tmp_path: Path, smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The sun rose over the hills, and the shepherd woke up. " * 100, "utf-8")
+    monkeypatch.setattr(quantize, "SHAPES", {"wq": (8, 512)})
+    monkeypatch.setattr(quantize, "model_tensors", lambda *_: quantize.random_tensors())
+    shared = ["--calibrate", str(text), "--calibrate-tokens", "64", "--mixes", "Q4_0"]
+    shared += ["--model", str(smollm2_path), "--threads", "1", "--out", str(tmp_path)]
+    quantize.main([str(text), *shared, "--chunks", "1", "--runs", "1"])
+    page = (tmp_path / "quantize.md").read_text("utf-8")
+    for line in (
+        "| Q4_K | ",
+        "| Q4_0 | ",
+        "| F16 -> Q4_0 | ",
+        "1 chunks of 512 tokens of text.txt",
+    ):
+        assert line in page
+    assert str(tmp_path) not in page
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "text.txt", "quantize.json", "quantize.md",
+    }  # fmt: skip

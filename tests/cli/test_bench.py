@@ -9,7 +9,7 @@ from alpage.bench import llamacpp, session
 from alpage.bench.report import Report
 from alpage.bench.turns import Progress
 from alpage.cli import bench, main
-from alpage.engine.native import usable_processors
+from alpage.core.processors import usable_processors
 
 
 def test_a_quick_run_prints_a_table_and_saves_everything(

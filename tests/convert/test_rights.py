@@ -114,6 +114,7 @@ def test_a_llama_travels_with_its_papers(llama31: Path, tmp_path: Path, layout: 
     card = (out / "README.md").read_text("utf-8")
     assert "# Llama-3.1-Tiny" in card and "**Built with Llama**" in card and NOTICE31 in card
     with open_model(out) as result:
+        assert result.name == "Llama-3.1-Tiny"  # the folder is called otherwise
         assert result.licence == "llama3.1"
         assert result.lineage.base_models == ("meta-llama/Llama-3.1-8B",)
         (step,) = result.lineage.contributions

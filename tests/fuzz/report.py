@@ -8,6 +8,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.fuzz.drive import CHECKOUT, Settings, Tally
 
@@ -29,9 +30,14 @@ def write_record(tallies: Sequence[Tally], settings: Settings, options: argparse
         "command": _command(options),
         "machine": _machine(),
         "sanitizers": settings.core is not None,
-        "targets": [dataclasses.asdict(tally) for tally in tallies],
+        "targets": [_plain(tally) for tally in tallies],
     }
     DATA.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _plain(tally: Tally) -> dict[str, Any]:
+    findings = [dataclasses.asdict(finding) for finding in tally.findings.values()]
+    return {**vars(tally), "outcomes": dict(tally.outcomes), "findings": findings}
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -1,5 +1,7 @@
 """The fuzzer itself: what it must see it sees, and a case's name builds the same case again."""
 
+import argparse
+import json
 import os
 import subprocess
 import sys
@@ -133,3 +135,25 @@ def test_a_dead_worker_is_a_finding_and_its_case_is_shortened(
     assert tally.found(finding) is finding
     assert tally.found(Finding("crash: 9", "gguf:9", "")) is None
     assert tally.findings[finding.key].count == 2
+
+
+def test_the_record_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.fuzz import report
+
+    page, data = tmp_path / "fuzz.md", tmp_path / "fuzz.json"
+    page.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n")
+    monkeypatch.setattr(report, "PAGE", page)
+    monkeypatch.setattr(report, "DATA", data)
+    tally = Tally("gguf", seconds=2.0)
+    tally.add("gguf:1", ["ok finite", 0.5, 10, 20])
+    tally.add("gguf:2", ["KeyError", 0.1, 10, 20, "KeyError at x.py:1", "detail"])
+    options = argparse.Namespace(inputs=2, seed=1, jobs=1)
+    report.write_record([tally], Settings(None, tmp_path), options)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "**2 inputs, 1 findings.**" in text
+    assert "| gguf | 2 | 1 | 1 | 0 | 0.50 s | 0 MB | 1 |" in text
+    (target,) = json.loads(data.read_text())["targets"]
+    assert target["outcomes"] == {"ok finite": 1, "KeyError": 1}
+    assert target["findings"][0]["case"] == "gguf:2"

@@ -34,6 +34,13 @@ public:
     // result is valid until the next call.
     const float* forward(const Batch& batch, bool hidden);
 
+    // Calibration: begin to add up squares of what the matrices multiply, from zero; what was added
+    // for a matrix, [columns], and over how many rows. The head is "output", tied or not, and its
+    // rows are outputs. Throws std::invalid_argument before observe(), and before finish().
+    void observe();
+    const std::vector<double>& squares(const std::string& name, int64_t layer) const;
+    int64_t observed_rows(const std::string& name) const;
+
     const ModelShape& shape() const;
     const char* isa() const;
     int threads() const;

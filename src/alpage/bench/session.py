@@ -19,7 +19,8 @@ from alpage.bench.turns import (
 )
 from alpage.bench.worker import Job
 from alpage.core.errors import UsageError
-from alpage.engine.native import available_isas, usable_processors
+from alpage.core.processors import usable_processors
+from alpage.engine.native import available_isas
 from alpage.weights.source import open_model
 
 PEERS = ("llama.cpp",)

@@ -83,7 +83,7 @@ def command(
             out,
             to,
             kind=kind,
-            identity=_identity(model, settings),
+            identity=known_identity(model, settings),
             name=name,
             licence=licence,
             shard_bytes=limit,
@@ -97,7 +97,7 @@ def command(
         _tell(done)
 
 
-def _identity(model: str, settings: Settings) -> Identity | None:
+def known_identity(model: str, settings: Settings) -> Identity | None:
     """What the catalogue knows of a model that was asked for by name; else its files speak."""
     if model not in CATALOGUE:
         return None

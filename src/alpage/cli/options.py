@@ -16,7 +16,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A name of the catalogue, a GGUF file, or a folder in Hugging Face's layout.",
+        help="A name of alpage list, ORG/NAME of a hub, ollama:NAME, or a GGUF file or folder.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

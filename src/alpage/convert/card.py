@@ -47,6 +47,7 @@ def _card(identity: Identity, config: LlamaConfig, stored: str) -> str:
     lineage = identity.lineage
     assert identity.licence is not None
     lines = ["---", f"license: {_quoted(identity.licence)}"]
+    lines.append(f"model_name: {_quoted(identity.name)}")
     if lineage.authors:
         lines.append(f"author: {_quoted(lineage.authors)}")
     for key, values in (

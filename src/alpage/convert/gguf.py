@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alpage.convert.ahead import made_ahead
 from alpage.convert.metadata import Entries, model_metadata, type_metadata
 from alpage.convert.place import staged_files, synced
 from alpage.convert.rights import Identity
@@ -15,6 +16,7 @@ from alpage.convert.rope import factors_of
 from alpage.convert.rows import Encoder, chunks, encode_floats
 from alpage.convert.sizes import shifted, split
 from alpage.convert.text import tokenizer_metadata
+from alpage.core.errors import FormatError
 from alpage.weights.contents import ModelSource
 from alpage.weights.gguf_write import I32, U16, PlannedTensor, Progress, write_gguf
 from alpage.weights.names import from_canonical, interleaved_from_half, rotary_heads
@@ -54,15 +56,15 @@ def export_gguf(
     plan = _Plan(source, choose, importance or {}, encode)
     tensors = plan.tensors()
     metadata = _metadata(source, identity or Identity.of(source), plan.types, file_type)
-    parts = split(tensors, shard_bytes)
+    count = len(split(tensors, shard_bytes))
     total = sum(tensor.nbytes for tensor in tensors)
-    names = part_names(target, len(parts))
+    names = part_names(target, count)
     done = 0
-    with staged_files(names) as places:
-        for index, (place, part) in enumerate(zip(places, parts, strict=True)):
+    with staged_files(names) as places, made_ahead(tensors) as ahead:
+        for index, (place, part) in enumerate(zip(places, split(ahead, shard_bytes), strict=True)):
             entries = metadata if index == 0 else {}
-            if len(parts) > 1:
-                entries = entries | _split_entries(index, len(parts), len(tensors))
+            if count > 1:
+                entries = entries | _split_entries(index, count, len(tensors))
             with synced(place) as file:
                 write_gguf(file, entries, part, progress=shifted(progress, done, total))
             done += sum(tensor.nbytes for tensor in part)
@@ -144,11 +146,14 @@ class _Plan:
     def _chunks(self, name: str, tensor: Tensor, kind: TensorType) -> Iterator[NDArray[np.uint8]]:
         heads = rotary_heads(name, self._source.config)
         order = interleaved_from_half(heads, self._source.config.head_dim) if heads else None
-        yield from chunks(
-            tensor,
-            kind,
-            order=order,
-            importance=self._importance.get(name),
-            encode=self._encode,
-        )
+        try:
+            yield from chunks(
+                tensor,
+                kind,
+                order=order,
+                importance=self._importance.get(name),
+                encode=self._encode,
+            )
+        except FormatError as error:
+            raise FormatError(f"{self._source.path}: tensor {name}: {error}") from error
         tensor.release()

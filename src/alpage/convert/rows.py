@@ -1,12 +1,14 @@
 """A tensor's rows in any order and type, a few megabytes at a time."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.errors import FormatError, UnsupportedError
 from alpage.weights.dequantize import dequantize_blocks
+from alpage.weights.quantize import as_float32
 from alpage.weights.tensor import Tensor, TensorType
 
 CHUNK_WEIGHTS = 1 << 21
@@ -14,18 +16,27 @@ CHUNK_WEIGHTS = 1 << 21
 
 FLOATS = (TensorType.F32, TensorType.F16, TensorType.BF16)
 
-Encoder = Callable[[NDArray[np.float32], TensorType, NDArray[np.float32] | None], NDArray[np.uint8]]
-"""float32 [rows, columns], type, importance [columns] or None -> uint8 [rows * row_bytes]."""
+Encoder = Callable[[NDArray[Any], TensorType, NDArray[np.float32] | None], NDArray[np.uint8]]
+"""[rows, columns], type, importance [columns] or None -> uint8 [rows * row_bytes].
+
+The rows are float32, float16, or uint16: the bits of bfloat16.
+"""
+
+_AS_STORED: dict[TensorType, np.dtype[Any]] = {
+    TensorType.F32: np.dtype("<f4"),
+    TensorType.F16: np.dtype("<f2"),
+    TensorType.BF16: np.dtype("<u2"),
+}
 
 
 def encode_floats(
-    values: NDArray[np.float32], kind: TensorType, _: NDArray[np.float32] | None = None
+    values: NDArray[Any], kind: TensorType, _: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]:
     """`values` as F32, F16 or BF16, rounded to nearest (ties to even): the plain `Encoder`.
 
     `FormatError` where a finite value is beyond the range of F16.
     """
-    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    flat = np.ascontiguousarray(as_float32(values)).reshape(-1)
     if kind is TensorType.F32:
         return flat.view(np.uint8)
     if kind is TensorType.F16:
@@ -68,10 +79,17 @@ def chunks(
             else tensor.raw_gather(places[start:stop])
         ).reshape(-1)
         if kind is not tensor.type:
-            values = np.empty((stop - start, tensor.columns), np.float32)
-            dequantize_blocks(tensor.type.name, raw, values.reshape(-1))
-            raw = encode(values, kind, importance)
+            raw = encode(_numbers(tensor, raw), kind, importance)
         yield raw
+
+
+def _numbers(tensor: Tensor, raw: NDArray[np.uint8]) -> NDArray[Any]:
+    """Whole rows out of the file's bytes: plain numbers as they are, blocks as float32."""
+    if tensor.type in _AS_STORED:
+        return raw.view(_AS_STORED[tensor.type]).reshape(-1, tensor.columns)
+    values = np.empty((raw.size // tensor.row_bytes, tensor.columns), np.float32)
+    dequantize_blocks(tensor.type.name, raw, values.reshape(-1))
+    return values
 
 
 def file_order(tensor: Tensor, order: NDArray[np.int32] | None) -> NDArray[np.int32] | None:

@@ -1,6 +1,5 @@
 """The native core as a runner: weights repacked at load, then ids in and logits out."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,16 @@ from numpy.typing import NDArray
 from alpage import _native
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, FormatError, InternalError, UsageError
+from alpage.core.processors import usable_processors
 from alpage.engine.protocol import StepBatch
 from alpage.weights.source import ModelSource
 
 PAGE_TOKENS: int = _native.PAGE_TOKENS
+PARTS = (
+    "attention.wq", "attention.wk", "attention.wv", "attention.wo",
+    "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
+)  # fmt: skip
+"""The matrices of a layer."""
 
 
 class NativeRunner:
@@ -87,6 +92,25 @@ class NativeRunner:
             raise CapacityError(f"not enough memory for {len(batch.tokens)} rows") from error
         return result
 
+    def observe(self) -> None:
+        """From now on add up the squares of what each matrix multiplies, from zero."""
+        self._model.observe()
+
+    def mean_squares(self) -> dict[str, NDArray[np.float32]]:
+        """Mean squared input of each column of each matrix since `observe`, by canonical name.
+
+        float32 [columns]. The head, tied or not, is "output.weight", over output rows; what
+        `hidden` gives are output rows too. Empty where nothing was observed.
+        """
+        rows, outputs = (self._model.observed_rows(name) for name in ("", "output"))
+        names = [f"layers.{i}.{part}.weight" for i in range(self.config.n_layers) for part in PARTS]
+        found = {}
+        for name, count in [*((name, rows) for name in names), ("output.weight", outputs)]:
+            if count:
+                layer, part = _place(name)
+                found[name] = (self._model.squares(part, layer) / count).astype(np.float32)
+        return found
+
     def close(self) -> None:
         """Release weights, cache and threads."""
         del self._model
@@ -95,13 +119,6 @@ class NativeRunner:
 def available_isas() -> list[str]:
     """Instruction sets that this machine runs, the plainest first."""
     return list(_native.available_isas())
-
-
-def usable_processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def sample_row(

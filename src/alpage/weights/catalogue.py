@@ -128,7 +128,7 @@ def find_entry(name: str) -> Entry:
     raise NotFoundError(
         f"there is no model named {name!r:.80}{hint}. The catalogue has: {', '.join(CATALOGUE)} "
         "(alpage pull NAME); a hub's model is ORG/NAME, one of Ollama's ollama:NAME. The path of a "
-        "GGUF file or of a folder in Hugging Face's layout works too"
+        "GGUF file or of a folder in Hugging Face's or Meta's layout works too"
     )
 
 

@@ -39,8 +39,9 @@ class FolderText:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the model card (README.md) says about rights and origin."""
+    """What the model card (README.md) says about the model's name, rights and origin."""
 
+    name: str | None = None
     licence: str | None = None
     lineage: Lineage = field(default_factory=Lineage)
 
@@ -188,7 +189,9 @@ def _front_matter(path: Path) -> Card:
                 entries.setdefault(key, []).append(_plain(value))
     licence = entries.get("license_name") or entries.get("license")
     authors = entries.get("author")
+    name = entries.get("model_name")
     return Card(
+        name[0] if name else None,
         licence[0] if licence else None,
         Lineage(
             authors=authors[0] if authors else None,

@@ -64,7 +64,7 @@ def open_meta(path: Path) -> ModelSource:
             format="meta",
             config=config,
             tensors=tensors,
-            name=path.resolve().name,
+            name=card.name or path.resolve().name,
             quantization=main_type(tensors),
             chat_template=text.chat_template,
             tokenizer_file=text.tokenizer_file,

@@ -1,0 +1,25 @@
+// AVX2: 8 lanes are one register.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+
+#include "quantize.h"
+
+#define ALPAGE_LANES 8
+
+namespace alpage {
+namespace {
+
+#include "quantize_rows.inl"
+
+#include "quantize_blocks.inl"
+
+#include "quantize_floats.inl"
+
+}  // namespace
+
+const Encoders avx2_encoders{"avx2", widen, largest, encode_blocks};
+
+}  // namespace alpage
