@@ -13,6 +13,7 @@ turns, medians. `--parts` measures some parts again and keeps the others; result
 import argparse
 import ctypes
 import datetime
+import importlib
 import json
 import platform
 import shlex
@@ -66,8 +67,7 @@ class LlamaCppEncoder:
     """`ggml_quantize_chunk` out of llama-cpp-python."""
 
     def __init__(self) -> None:
-        import llama_cpp
-
+        llama_cpp: Any = importlib.import_module("llama_cpp")
         folder = Path(llama_cpp.__file__).parent / "lib"
         library: Any = ctypes.CDLL(str(next(folder.glob("libggml-base.*"))))
         self._floats = ctypes.POINTER(ctypes.c_float)
@@ -341,8 +341,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _facts(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
-    import llama_cpp
-
+    llama_cpp: Any = importlib.import_module("llama_cpp")
     shown = [Path(word).name if "/" in word else word for word in arguments]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -150,6 +150,9 @@ def test_a_prompt_longer_than_the_context(alpage: Alpage, tmp_path: Path) -> Non
 def test_damaged_weights(alpage: Alpage, tmp_path: Path, name: str, value: float) -> None:
     path = write_speaker(tmp_path / "nan.gguf", changes={name: value})
     assert_refused(alpage("run", path, "Hello"), "NaN or infinite weights", str(path))
+    assert alpage("show", path).returncode == 0  # looks at the header only, unless asked
+    refused = alpage("show", path, "--verify")
+    assert refused.returncode == 1 and "NaN or infinite weights" in refused.stderr
 
 
 def test_a_file_that_is_no_model(alpage: Alpage, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sentencepiece
 from tests.tokenizer.cases import CODE, SENTENCES, strings
 
@@ -67,8 +68,7 @@ def write_gguf(path: Path, metadata: dict[str, Any]) -> None:
 
 def llama_cpp_of(path: Path, metadata: dict[str, Any]) -> Any:
     """llama.cpp with the vocabulary that `metadata` describes."""
-    import llama_cpp
-
+    llama_cpp: Any = pytest.importorskip("llama_cpp")
     write_gguf(path, metadata)
     return llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
 

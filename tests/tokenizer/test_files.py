@@ -274,7 +274,7 @@ def ranks(*changes: tuple[int, bytes]) -> bytes:
         (ranks((3, b"Ag== 7")), FormatError, "line 3: rank 7 where 2 is next"),
         (ranks((3, b"AQ== 2")), FormatError, "line 3: token b'.x01' is also on rank 1"),
         (ranks()[:1200], FormatError, "no token for the byte|expected a base64"),
-        (base64.b64encode(b"a" * 2000) + b" 0", FormatError, "1 to 1024 bytes, not 2000"),
+        (base64.b64encode(b"a" * 2000) + b" 0", FormatError, "1 to 256 bytes, not 2000"),
         (b"\x00\xff\x80", FormatError, "line 1: expected"),
         (ranks(), UnsupportedError, "has 256 ranks; Alpage reads Llama 3's .* 128000"),
     ],

@@ -42,15 +42,17 @@ def test_the_servers_own_client_understands_this_server(server: HubServer, tmp_p
     """The judge of the hub that all these tests run against."""
     import huggingface_hub
 
-    info = huggingface_hub.model_info("org/tiny", files_metadata=True)
+    # By name: the library read its default when something imported it.
+    client = huggingface_hub.HfApi(endpoint=server.endpoint)
+    info = client.model_info("org/tiny", files_metadata=True)
     assert info.sha == server.repos["org/tiny"].refs["main"]
     for path in ("tiny.gguf", "config.json"):
-        got = huggingface_hub.hf_hub_download("org/tiny", path, cache_dir=tmp_path / "theirs")
+        got = client.hf_hub_download("org/tiny", path, cache_dir=tmp_path / "theirs")
         assert Path(got).read_bytes() == server.repos["org/tiny"].commits[info.sha][path]
     server.token = "hf_secret"
     server.repo("org/gated", hub_models.folder(), gated=True)
     with pytest.raises(huggingface_hub.errors.GatedRepoError):
-        huggingface_hub.hf_hub_download("org/gated", "config.json", cache_dir=tmp_path / "theirs")
+        client.hf_hub_download("org/gated", "config.json", cache_dir=tmp_path / "theirs")
 
 
 def test_a_repository(server: HubServer) -> None:

@@ -212,7 +212,7 @@ def _put(**values: Any) -> Callable[[dict[str, Any]], object]:
         (_put(hidden_size=None), FormatError, "lacks hidden_size"),
         (_put(hidden_size=0), FormatError, "cannot be"),
         (_put(hidden_size="32"), FormatError, "hidden_size should be a whole number, not '32'"),
-        (_put(hidden_size=10**400), FormatError, "1 and 2^30"),
+        (_put(hidden_size=10**400), FormatError, "at most 64 bits"),
         (_put(rms_norm_eps=10**400), FormatError, "a number of reasonable size"),
         (_put(head_dim=None, num_attention_heads=5), FormatError, "do not divide into 5 heads"),
         (_put(num_key_value_heads=3), FormatError, "cannot share 3 key/value heads"),

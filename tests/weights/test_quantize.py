@@ -1,7 +1,6 @@
 """Encoding weights: exact layouts, errors no larger than llama.cpp's, every instruction set."""
 
 import ctypes
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,7 @@ def error(raw: NDArray[np.uint8], kind: TensorType, x: Floats, cost: Any = 1.0) 
 
 def llamacpp_bytes(x: Floats, kind: TensorType, cost: Floats | None) -> NDArray[np.uint8]:
     """llama.cpp's own quantisation of the same rows."""
-    if importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("llama-cpp-python is not installed")
-    import llama_cpp
-
+    llama_cpp: Any = pytest.importorskip("llama_cpp")
     folder = Path(llama_cpp.__file__).parent / "lib"
     library: Any = ctypes.CDLL(str(next(folder.glob("libggml-base.*"))))
     floats = ctypes.POINTER(ctypes.c_float)

@@ -1,16 +1,19 @@
 """`alpage show`: what is known about a model."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alpage.cli.options import Json
 from alpage.cli.output import megabytes, print_facts, print_json, say
+from alpage.cli.progress import count_progress
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import DEFAULT_MODEL
+from alpage.weights.catalogue import DEFAULT_MODEL, resolve
 from alpage.weights.listing import ModelCard, card_text, show
+from alpage.weights.source import open_model
 
 
 def command(
@@ -21,10 +24,15 @@ def command(
     card: Annotated[
         bool, typer.Option("--card", help="The text of its model card instead.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Look at every weight: NaN and infinity are errors.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show a model's architecture, quantisation, size, context, licence and lineage."""
     home = cache_home(Settings.from_environment())
+    if verify:
+        _verify(model, home)
     text = card_text(model, home) if card else None
     if text is not None and not json:
         say(text.rstrip("\n"))
@@ -32,9 +40,21 @@ def command(
     facts = show(model, home)
     if json:
         more = {"path": str(facts.path) if facts.path else None, "details": dict(facts.details)}
-        print_json(dataclasses.asdict(facts) | more | ({"card": text} if card else {}))
+        asked = ({"card": text} if card else {}) | ({"verified": True} if verify else {})
+        print_json(dataclasses.asdict(facts) | more | asked)
     else:
-        print_facts(_facts(model, facts))
+        checked = [("weights", "verified: every one is a finite number")] if verify else []
+        print_facts(_facts(model, facts) + checked)
+
+
+def _verify(model: str, home: Path) -> None:
+    from alpage.weights.finite import check_finite
+
+    with (
+        open_model(resolve(model, home)) as source,
+        count_progress("verifying", "weights") as progress,
+    ):
+        check_finite(source, progress)
 
 
 def _facts(asked: str, card: ModelCard) -> list[tuple[str, str]]:
