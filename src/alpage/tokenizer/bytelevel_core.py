@@ -20,7 +20,8 @@ class ByteLevelCore:
         ordinary = vocabulary.ordinary()
         self.byte_ids = _byte_ids(ordinary, vocabulary.raw_bytes)
         self.cut = rule.cut
-        self._core = _core(ordinary, vocabulary.merges, rule, ignore_merges)
+        self._core = bpe(ordinary, ordinary, vocabulary.merges, ignore_merges=ignore_merges)
+        self._core.pre_tokenizer = rule.splitter
 
     def encode(self, text: str, ids: list[int], fresh: bool) -> None:
         """Append the ids of plain `text`; where it begins makes no difference."""
@@ -44,21 +45,20 @@ def _byte_ids(ordinary: Mapping[str, int], raw_bytes: Mapping[int, bytes]) -> di
     return found
 
 
-def _core(
-    ordinary: dict[str, int],
+def bpe(
+    ordinary: Mapping[str, int],
+    vocab: dict[str, int],
     merges: list[tuple[str, str]],
-    rule: PreTokenizer,
-    ignore_merges: bool,
+    **options: bool,
 ) -> BpeTokenizer:
+    """The Rust library's merging of `vocab`; `FormatError` for merges beyond `ordinary` pieces."""
     # Checked here because the library panics on a result longer than every token.
     if not all(map(ordinary.__contains__, map("".join, merges))):
         raise merge_error(ordinary, merges)
     try:
-        core = BpeTokenizer(models.BPE(vocab=ordinary, merges=merges, ignore_merges=ignore_merges))
+        return BpeTokenizer(models.BPE(vocab=vocab, merges=merges, **options))
     except Exception as error:  # The library raises the bare class for every refusal.
         raise merge_error(ordinary, merges, f": {error}") from error
-    core.pre_tokenizer = rule.splitter
-    return core
 
 
 def merge_error(

@@ -4,11 +4,11 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 
-from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as BpeTokenizer
 
 from alpage.core.errors import FormatError, UnsupportedError
-from alpage.tokenizer.bytelevel_core import merge_error
+from alpage.tokenizer.bytelevel_core import bpe
 from alpage.tokenizer.chunks import chunks
 from alpage.tokenizer.merging import merge_by_score, merges_of
 from alpage.tokenizer.spaces import SPACE, Scope, SpaceRule
@@ -174,13 +174,4 @@ def _rust(
     ignore_merges: bool,
 ) -> BpeTokenizer:
     vocab = {**ordinary, **{byte_piece(byte): token for byte, token in byte_ids.items()}}
-    # Checked here because the library panics on a result longer than every token.
-    if not all(map(ordinary.__contains__, map("".join, merges))):
-        raise merge_error(ordinary, merges)
-    try:
-        model = models.BPE(
-            vocab=vocab, merges=merges, byte_fallback=True, ignore_merges=ignore_merges
-        )
-    except Exception as error:  # The library raises the bare class for every refusal.
-        raise merge_error(ordinary, merges, f": {error}") from error
-    return BpeTokenizer(model)
+    return bpe(ordinary, vocab, merges, byte_fallback=True, ignore_merges=ignore_merges)

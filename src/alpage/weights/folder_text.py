@@ -1,13 +1,15 @@
-"""What the text layer needs from a Hugging Face folder: token ids, template, tokenizer, card."""
+"""A model's folder around its weights: token ids, template, tokenizer, card."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from alpage.core.config import LlamaConfig
 from alpage.core.errors import FormatError
-from alpage.weights.contents import END_TOKENS, Lineage
+from alpage.weights.contents import END_TOKENS, Lineage, ModelSource, main_type
 from alpage.weights.fields import Fields, clean, read_json
-from alpage.weights.mapped import read_text
+from alpage.weights.mapped import MappedFile, read_text
+from alpage.weights.tensor import Tensor
 
 _MAX_TEMPLATE = 1 << 20
 _MAX_CONFIG = 1 << 24
@@ -44,6 +46,38 @@ class Card:
     name: str | None = None
     licence: str | None = None
     lineage: Lineage = field(default_factory=Lineage)
+
+
+def folder_source(
+    path: Path,
+    layout: Literal["huggingface", "meta"],
+    config: LlamaConfig,
+    tensors: dict[str, Tensor],
+    fields: Fields,
+    files: list[MappedFile],
+) -> ModelSource:
+    """The open model of a folder whose weights are `tensors`, in `files`, with what lies beside.
+
+    `fields` is the configuration that may name token ids.
+    """
+    text = read_text_files(path, fields, config.vocab_size)
+    card = read_card(path)
+    return ModelSource(
+        path=path,
+        format=layout,
+        config=config,
+        tensors=tensors,
+        name=card.name or path.resolve().name,
+        quantization=main_type(tensors),
+        chat_template=text.chat_template,
+        tokenizer_file=text.tokenizer_file,
+        bos_id=text.bos_id,
+        eos_ids=text.eos_ids,
+        add_bos=text.add_bos,
+        licence=card.licence,
+        lineage=card.lineage,
+        files=tuple(files),
+    )
 
 
 def read_text_files(path: Path, config: Fields, vocab_size: int) -> FolderText:

@@ -6,9 +6,9 @@ import numpy as np
 
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import FormatError, UnsupportedError
-from alpage.weights.contents import ModelSource, assemble, main_type
+from alpage.weights.contents import ModelSource, assemble
 from alpage.weights.fields import Fields, clean, is_plain, read_json
-from alpage.weights.folder_text import read_card, read_text_files
+from alpage.weights.folder_text import folder_source
 from alpage.weights.mapped import MappedFile
 from alpage.weights.safetensors import read_safetensors
 from alpage.weights.tensor import Tensor
@@ -30,24 +30,7 @@ def open_folder(path: Path) -> ModelSource:
         stored = _read_weights(path, files)
         config = _config(fields, stored)
         tensors = assemble(config, stored, "huggingface", path)
-        text = read_text_files(path, fields, config.vocab_size)
-        card = read_card(path)
-        return ModelSource(
-            path=path,
-            format="huggingface",
-            config=config,
-            tensors=tensors,
-            name=card.name or path.resolve().name,
-            quantization=main_type(tensors),
-            chat_template=text.chat_template,
-            tokenizer_file=text.tokenizer_file,
-            bos_id=text.bos_id,
-            eos_ids=text.eos_ids,
-            add_bos=text.add_bos,
-            licence=card.licence,
-            lineage=card.lineage,
-            files=tuple(files),
-        )
+        return folder_source(path, "huggingface", config, tensors, fields, files)
     except BaseException:
         for file in files:
             file.close()

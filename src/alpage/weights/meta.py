@@ -14,9 +14,9 @@ import numpy as np
 
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import FormatError, UnsupportedError
-from alpage.weights.contents import ModelSource, assemble, main_type
+from alpage.weights.contents import ModelSource, assemble
 from alpage.weights.fields import Fields, read_json
-from alpage.weights.folder_text import read_card, read_text_files
+from alpage.weights.folder_text import folder_source
 from alpage.weights.joined import JoinedTensor
 from alpage.weights.mapped import MappedFile
 from alpage.weights.names import expected_shapes
@@ -57,24 +57,7 @@ def open_meta(path: Path) -> ModelSource:
         shards = _read_shards(path, files)
         config, stored = _model(fields, shards)
         tensors = assemble(config, stored, "meta", path)
-        text = read_text_files(path, Fields(path / PARAMS, {}), config.vocab_size)
-        card = read_card(path)
-        return ModelSource(
-            path=path,
-            format="meta",
-            config=config,
-            tensors=tensors,
-            name=card.name or path.resolve().name,
-            quantization=main_type(tensors),
-            chat_template=text.chat_template,
-            tokenizer_file=text.tokenizer_file,
-            bos_id=text.bos_id,
-            eos_ids=text.eos_ids,
-            add_bos=text.add_bos,
-            licence=card.licence,
-            lineage=card.lineage,
-            files=tuple(files),
-        )
+        return folder_source(path, "meta", config, tensors, Fields(path / PARAMS, {}), files)
     except BaseException:
         for file in files:
             file.close()
