@@ -28,6 +28,8 @@ import torch
 from alpage import __version__
 from alpage.bench.llamacpp import is_installed
 from alpage.bench.machine import this_machine
+from alpage.catalogue.entries import DEFAULT_MODEL
+from alpage.catalogue.pull import pull
 from alpage.core.paths import atomic_write, cache_home
 from alpage.core.processors import usable_processors
 from alpage.core.settings import Settings
@@ -38,8 +40,6 @@ from alpage.engine.protocol import Request, Runner, TokenEvent
 from alpage.engine.torch import TorchRunner
 from alpage.evals.perplexity import Ids, Scorer, perplexity, runner_scorer
 from alpage.llama.text import load_text_side
-from alpage.weights.catalogue import DEFAULT_MODEL
-from alpage.weights.pull import pull
 from alpage.weights.source import open_model
 from benchmarks.models import MIXED, TYPES, make, tensor_types
 from benchmarks.peer import LlamaCppScorer

@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 
 from alpage import __version__
 from alpage.bench.machine import this_machine
+from alpage.catalogue.entries import DEFAULT_MODEL
+from alpage.catalogue.pull import pull
 from alpage.convert.calibrate import importance, text_ids
 from alpage.convert.mixes import MIXES
 from alpage.convert.quantize import quantize
@@ -39,11 +41,9 @@ from alpage.core.settings import Settings
 from alpage.engine.native import NativeRunner
 from alpage.evals.perplexity import perplexity, runner_scorer
 from alpage.llama.text import load_text_side
-from alpage.weights.catalogue import DEFAULT_MODEL
 from alpage.weights.contents import ModelSource
 from alpage.weights.dequantize import dequantize_blocks
 from alpage.weights.names import from_canonical
-from alpage.weights.pull import pull
 from alpage.weights.quantize import encode
 from alpage.weights.source import open_model
 from alpage.weights.tensor import TensorType

@@ -50,7 +50,7 @@ def alpage_home() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_path(alpage_home: Path) -> Path:
     """The default model's GGUF file, pulled through Alpage's own catalogue."""
-    from alpage.weights.pull import pull  # not above: numpy would load before pytest_configure
+    from alpage.catalogue.pull import pull  # not above: numpy would load before pytest_configure
 
     return pull("smollm2", alpage_home)
 

@@ -7,10 +7,10 @@ entry takes the place of the default model.
 import sys
 from pathlib import Path
 
-from tests.weights.pull_process import load
+from tests.catalogue.pull_process import load
 
+from alpage.catalogue.entries import CATALOGUE, DEFAULT_MODEL
 from alpage.cli import main
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL
 
 
 def start(entry: Path, limit: int, arguments: list[str]) -> int:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.catalogue.pull_process import store
+from tests.catalogue.wheels import entry_for, fake_pip, make_wheel, offline_pip
 from tests.cli.conftest import CHECKOUT, Alpage, environment
 from tests.cli.speaker import speaker, write_speaker
 from tests.weights.gguf_files import STRING
-from tests.weights.pull_process import store
-from tests.weights.wheels import entry_for, fake_pip, make_wheel, offline_pip
 
+from alpage.catalogue.entries import CATALOGUE
 from alpage.cli import main
 from alpage.core.errors import InternalError
-from alpage.weights.catalogue import CATALOGUE
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *wanted: str, code: int = 1) -> None:
@@ -256,7 +256,7 @@ def test_a_bug_is_called_one(
             raise error
 
     monkeypatch.setenv("ALPAGE_HOME", str(tmp_path))
-    monkeypatch.setattr("alpage.weights.listing.CATALOGUE", Broken(CATALOGUE))
+    monkeypatch.setattr("alpage.catalogue.listing.CATALOGUE", Broken(CATALOGUE))
     assert main(["list"]) == 1
     said_all = capsys.readouterr().err
     assert f"alpage: {said}\n" in said_all

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.catalogue import hub_models
+from tests.catalogue.hub_server import HubServer, hub_server
+from tests.catalogue.ollama_store import OllamaStore
 from tests.cli.conftest import Alpage, Done
 from tests.cli.speaker import speaker
 from tests.cli.terminal import CTRL_C, terminal
-from tests.weights import hub_models
-from tests.weights.hub_server import HubServer, hub_server
-from tests.weights.ollama_store import OllamaStore
 
 from alpage.cli.serve import names_of
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.catalogue.pull_process import store
+from tests.catalogue.wheels import entry_for, fake_pip, make_wheel, offline_pip
 from tests.cli.conftest import CHECKOUT, Alpage, environment
 from tests.cli.speaker import speaker
 from tests.cli.terminal import CTRL_C, terminal
-from tests.weights.pull_process import store
-from tests.weights.wheels import entry_for, fake_pip, make_wheel, offline_pip
 
+from alpage.catalogue.entries import CATALOGUE
 from alpage.cli.output import megabytes
 from alpage.cli.progress import download_progress
-from alpage.weights.catalogue import CATALOGUE
 
 
 class Shop:

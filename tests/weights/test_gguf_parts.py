@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tests.weights.gguf_files import I32, STRING, U32, GgufFile, Stored, tiny_model
 
 from alpage.bench.llamacpp import Context, is_installed, library
+from alpage.catalogue.listing import show
 from alpage.core.errors import AlpageError, FormatError, NotFoundError
 from alpage.engine.native import NativeRunner
 from alpage.engine.protocol import StepBatch
-from alpage.weights.listing import show
 from alpage.weights.source import open_model
 
 

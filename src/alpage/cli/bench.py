@@ -10,12 +10,12 @@ import typer
 
 from alpage.bench.report import Report
 from alpage.bench.session import Options, check, measure
+from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.cli.loading import ready
 from alpage.cli.options import Model, Threads
 from alpage.cli.output import note, print_table, say
 from alpage.core.paths import atomic_write
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import DEFAULT_MODEL
 
 Against = Annotated[
     str | None,

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.cli import options
 from alpage.cli.conversation import Conversation
 from alpage.cli.loading import load, ready, title
@@ -12,7 +13,6 @@ from alpage.cli.reading import Reader
 from alpage.cli.session import Session
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import DEFAULT_MODEL
 
 
 def command(

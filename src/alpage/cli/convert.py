@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from alpage.catalogue.entries import CATALOGUE
+from alpage.catalogue.listing import show
 from alpage.cli.loading import ready
 from alpage.cli.options import Json, Model
 from alpage.cli.output import megabytes, note, print_facts, print_json
@@ -15,8 +17,6 @@ from alpage.convert.rights import Identity
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import CATALOGUE
-from alpage.weights.listing import show
 from alpage.weights.source import open_model
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}

@@ -16,6 +16,8 @@ import typer
 from alpage import __version__
 from alpage.bench.llamacpp import HOW_TO_INSTALL
 from alpage.bench.machine import Machine, this_machine
+from alpage.catalogue.entries import CATALOGUE, DEFAULT_MODEL
+from alpage.catalogue.listing import list_models
 from alpage.cli.options import Json
 from alpage.cli.output import megabytes, print_facts, print_json, say
 from alpage.cli.progress import download_progress
@@ -23,8 +25,6 @@ from alpage.core.errors import AlpageError, UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
 from alpage.engine.memory import available_memory
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL
-from alpage.weights.listing import list_models
 
 _PYTHON = ((3, 11), (3, 13))
 _COMPILERS = ("c++", "g++", "clang++", "cl")
@@ -248,7 +248,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
 
 def _deep(settings: Settings) -> Iterator[Finding]:
     """Every checksum of the cache, and what belongs to no model."""
-    from alpage.weights.check import check_cache  # only here: reads every byte of the cache
+    from alpage.catalogue.check import check_cache  # only here: reads every byte of the cache
 
     with download_progress("checksums") as progress:
         report = check_cache(cache_home(settings), progress)

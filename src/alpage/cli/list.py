@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from alpage.catalogue.listing import Listing, list_models
 from alpage.cli.options import Json
 from alpage.cli.output import megabytes, note, print_json, print_table
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.listing import Listing, list_models
 
 All = Annotated[
     bool, typer.Option("--all", help="The models in Ollama's store on this machine too.")

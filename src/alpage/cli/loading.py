@@ -4,12 +4,13 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alpage.catalogue.entries import CATALOGUE, Entry
+from alpage.catalogue.pull import pull
+from alpage.catalogue.resolve import installed, resolve
 from alpage.cli.output import megabytes, note
 from alpage.cli.progress import download_progress
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import CATALOGUE, Entry, installed, resolve
-from alpage.weights.pull import pull
 
 if TYPE_CHECKING:
     from alpage.engine.load import EngineName

@@ -6,6 +6,12 @@ from typing import Annotated
 
 import typer
 
+from alpage.catalogue.entries import CATALOGUE, DEFAULT_MODEL, find_entry
+from alpage.catalogue.hub_name import HubName, hub_name, require_hub_name
+from alpage.catalogue.hub_pull import Offer, pull_hub
+from alpage.catalogue.ollama import PREFIX, is_ollama
+from alpage.catalogue.pull import pull, verify
+from alpage.catalogue.resolve import installed
 from alpage.cli.loading import fetch
 from alpage.cli.options import Json
 from alpage.cli.output import megabytes, note, print_json, say
@@ -13,11 +19,6 @@ from alpage.cli.progress import download_progress
 from alpage.core.errors import FormatError, NotFoundError, UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, find_entry, installed
-from alpage.weights.hub_name import HubName, hub_name, require_hub_name
-from alpage.weights.hub_pull import Offer, pull_hub
-from alpage.weights.ollama import PREFIX, is_ollama
-from alpage.weights.pull import pull, verify
 
 Name = Annotated[
     str,

@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
+from alpage.catalogue.check import sweep_leftovers
+from alpage.catalogue.resolve import remove
 from alpage.cli.options import Json
 from alpage.cli.output import megabytes, print_json, say
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import remove
-from alpage.weights.check import sweep_leftovers
 
 
 def command(

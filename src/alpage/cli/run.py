@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alpage.catalogue.entries import CATALOGUE, DEFAULT_MODEL
+from alpage.catalogue.resolve import is_name
 from alpage.cli import options
 from alpage.cli.loading import load, load_code, ready, title
 from alpage.cli.output import note, print_json, printable, say
@@ -15,7 +17,6 @@ from alpage.cli.stats import Stats, Stopwatch
 from alpage.core.errors import InputError, UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, is_name
 
 if TYPE_CHECKING:  # help and errors of usage need no engine
     from alpage.llama import Completion, Llama, SamplingOptions, TextRequest, TokenLogprob

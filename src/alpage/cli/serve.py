@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from alpage.catalogue.entries import DEFAULT_MODEL
+from alpage.catalogue.resolve import is_name
 from alpage.cli.loading import load
 from alpage.cli.options import Context, Engine, Threads
 from alpage.cli.output import note, say
@@ -16,7 +18,6 @@ from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
 from alpage.llama import Llama
 from alpage.server.process import open_socket, serve, url_of, warning
-from alpage.weights.catalogue import DEFAULT_MODEL, is_name
 
 _SERVER = "Server"
 

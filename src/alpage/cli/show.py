@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from alpage.catalogue.entries import DEFAULT_MODEL
+from alpage.catalogue.listing import ModelCard, card_text, show
+from alpage.catalogue.resolve import resolve
 from alpage.cli.options import Json
 from alpage.cli.output import megabytes, print_facts, print_json, say
 from alpage.cli.progress import count_progress
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.weights.catalogue import DEFAULT_MODEL, resolve
-from alpage.weights.listing import ModelCard, card_text, show
 from alpage.weights.source import open_model
 
 

@@ -9,6 +9,12 @@ from typing import Any, Literal, Self, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from alpage.catalogue.entries import CATALOGUE, DEFAULT_MODEL
+from alpage.catalogue.hub_name import hub_name
+from alpage.catalogue.hub_pull import pull_hub
+from alpage.catalogue.pull import pull as pull_model
+from alpage.catalogue.resolve import pulled, resolve
+from alpage.catalogue.usage import record_use
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import InputError, UsageError
 from alpage.core.paths import cache_home
@@ -22,12 +28,7 @@ from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
 from alpage.llama.text import TextSide, load_text_side
 from alpage.tokenizer import Tokenizer
-from alpage.weights.catalogue import CATALOGUE, DEFAULT_MODEL, pulled, resolve
-from alpage.weights.hub_name import hub_name
-from alpage.weights.hub_pull import pull_hub
-from alpage.weights.pull import pull as pull_model
 from alpage.weights.source import Lineage, ModelSource, open_model
-from alpage.weights.usage import record_use
 
 Tools = Sequence[Mapping[str, Any]]
 

@@ -1,1 +1,1 @@
-"""GGUF and safetensors in, tensors and configuration out; the model catalogue."""
+"""GGUF, safetensors and checkpoints in and out: tensors and configuration."""

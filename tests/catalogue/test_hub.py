@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.weights import hub_models
-from tests.weights.hub_models import GGUF, hub_for_this_process
-from tests.weights.hub_server import HubServer, git_oid
+from tests.catalogue import hub_models
+from tests.catalogue.hub_models import GGUF, hub_for_this_process
+from tests.catalogue.hub_server import HubServer, git_oid
 
+from alpage.catalogue.hub import CutError, Hub, Repository, verify
+from alpage.catalogue.hub_files import RemoteFile
+from alpage.catalogue.hub_name import require_hub_name
+from alpage.catalogue.partial import Partial
 from alpage.core.errors import DownloadError, NotFoundError
-from alpage.weights.hub import CutError, Hub, Repository, verify
-from alpage.weights.hub_files import RemoteFile
-from alpage.weights.hub_name import require_hub_name
-from alpage.weights.partial import Partial
 
 NAME = require_hub_name("org/tiny")
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.catalogue.hub_server import HubServer, hub_server
 from tests.weights.gguf_files import TOKENS, tiny_model
-from tests.weights.hub_server import HubServer, hub_server
 
 CARD = (
     "---\nlicense: cc0-1.0\nbase_model: nobody/base\ndatasets:\n- noise\n---\n"
@@ -109,6 +109,6 @@ def hub_for_this_process(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Hu
         patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
         for name in [key for key in os.environ if key.startswith("HF_TOKEN")]:
             patch.delenv(name)
-        patch.setattr("alpage.weights.hub._FIRST_WAIT", 0.0)
+        patch.setattr("alpage.catalogue.hub._FIRST_WAIT", 0.0)
         yield server
         close_session()

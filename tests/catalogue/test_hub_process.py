@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.weights import hub_models
-from tests.weights.hub_models import hub_for_this_process
-from tests.weights.hub_server import HubServer
-from tests.weights.test_hub_pull import FOLDER_FILES, blobs, files_in, pull
+from tests.catalogue import hub_models
+from tests.catalogue.hub_models import hub_for_this_process
+from tests.catalogue.hub_server import HubServer
+from tests.catalogue.test_hub_pull import FOLDER_FILES, blobs, files_in, pull
 
+from alpage.catalogue.check import check_cache
+from alpage.catalogue.resolve import resolve
 from alpage.core.errors import NotFoundError
-from alpage.weights.catalogue import resolve
-from alpage.weights.check import check_cache
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,7 @@ def process(server: HubServer, folder: Path, *arguments: str) -> Iterator["subpr
     """A pull in another process; killed at the end."""
     environment = {**os.environ, **server.environment(folder)}
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.weights.hub_process", *arguments],
+        [sys.executable, "-m", "tests.catalogue.hub_process", *arguments],
         cwd=CHECKOUT, env=environment, text=True, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -141,7 +141,7 @@ def test_a_disk_that_is_really_full(server: HubServer, tmp_path: Path) -> None:
         pytest.skip("this machine does not let a test mount a file system")
     # What the hub says is small passes the check made before.
     code = (
-        "import shutil, sys; from tests.weights import hub_process\n"
+        "import shutil, sys; from tests.catalogue import hub_process\n"
         "class Free: free = 1 << 40\n"
         "shutil.disk_usage = lambda path: Free\n"
         "sys.exit(hub_process.main(sys.argv[1:]))"

@@ -2,8 +2,8 @@
 
 import pytest
 
+from alpage.catalogue.hub_name import HubName, hub_name, is_safe_path, require_hub_name
 from alpage.core.errors import UsageError
-from alpage.weights.hub_name import HubName, hub_name, is_safe_path, require_hub_name
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

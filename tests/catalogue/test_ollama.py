@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.weights.hub_models import GGUF
-from tests.weights.ollama_store import OllamaStore
+from tests.catalogue.hub_models import GGUF
+from tests.catalogue.ollama_store import OllamaStore
 
+from alpage.catalogue.listing import card_text, list_models, show
+from alpage.catalogue.ollama import find_ollama, list_ollama
+from alpage.catalogue.resolve import remove, resolve
 from alpage.core.errors import AlpageError, FormatError, NotFoundError, UnsupportedError, UsageError
 from alpage.core.paths import ollama_models
-from alpage.weights.catalogue import remove, resolve
-from alpage.weights.listing import card_text, list_models, show
-from alpage.weights.ollama import find_ollama, list_ollama
 from alpage.weights.source import open_model
 
 LIBRARY = "registry.ollama.ai/library"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from alpage.catalogue.hub_name import HubName
 from alpage.core.errors import (
     AlpageError,
     FormatError,
@@ -15,7 +16,6 @@ from alpage.core.errors import (
     UnsupportedError,
     UsageError,
 )
-from alpage.weights.hub_name import HubName
 
 CONFIG = "config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from alpage.catalogue.hub_files import Choice, RemoteFile, choose, quantization_of
+from alpage.catalogue.hub_name import require_hub_name
 from alpage.core.errors import AlpageError, FormatError, NotFoundError, UnsupportedError, UsageError
-from alpage.weights.hub_files import Choice, RemoteFile, choose, quantization_of
-from alpage.weights.hub_name import require_hub_name
 
 LLAMA = [
     ".gitattributes", "LICENSE.txt", "README.md", "USE_POLICY.md", "config.json",

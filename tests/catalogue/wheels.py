@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from alpage.weights.catalogue import Entry, WheelSource
+from alpage.catalogue.entries import Entry, WheelSource
 from alpage.weights.contents import Lineage
 
 MEMBER = "alpage_test_model/model.gguf"

@@ -1,15 +1,15 @@
 """A pull from a hub in a process of its own, for tests that kill, interrupt or starve it.
 
-`python -m tests.weights.hub_process NAME HOME [FILE_SIZE_LIMIT]` prints the path, or the error's
+`python -m tests.catalogue.hub_process NAME HOME [FILE_SIZE_LIMIT]` prints the path, or the error's
 class and message, and exits with the error's code.
 """
 
 import sys
 from pathlib import Path
 
+from alpage.catalogue.hub_name import require_hub_name
+from alpage.catalogue.hub_pull import pull_hub
 from alpage.core.errors import AlpageError
-from alpage.weights.hub_name import require_hub_name
-from alpage.weights.hub_pull import pull_hub
 
 
 def main(arguments: list[str]) -> int:

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from alpage.catalogue import store
+from alpage.catalogue.entries import CATALOGUE, Entry
+from alpage.catalogue.ollama import OllamaModel, find_ollama, is_ollama, list_ollama
+from alpage.catalogue.resolve import installed, pulled, resolve
+from alpage.catalogue.store import HubModel
+from alpage.catalogue.usage import last_use
 from alpage.core.errors import AlpageError, FormatError, NotFoundError
 from alpage.core.paths import ollama_models
-from alpage.weights import store
-from alpage.weights.catalogue import CATALOGUE, Entry, installed, pulled, resolve
 from alpage.weights.contents import Lineage
 from alpage.weights.mapped import read_text
-from alpage.weights.ollama import OllamaModel, find_ollama, is_ollama, list_ollama
 from alpage.weights.source import open_model
-from alpage.weights.store import HubModel
-from alpage.weights.usage import last_use
 
 _CARD = "README.md"
 _MAX_CARD = 1 << 20

@@ -21,17 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from alpage.catalogue.entries import Entry, WheelSource, find_entry
+from alpage.catalogue.lock import locked
+from alpage.catalogue.resolve import MANIFEST, installed, manifest_of
 from alpage.core.errors import DownloadError, FormatError, StorageError
 from alpage.core.paths import atomic_write, storage_errors
-from alpage.weights.catalogue import (
-    MANIFEST,
-    Entry,
-    WheelSource,
-    find_entry,
-    installed,
-    manifest_of,
-)
-from alpage.weights.lock import locked
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, several times a second, from the pulling thread."""

@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 from tests.weights.gguf_files import STRING, tiny_model
 
+from alpage.catalogue.entries import CATALOGUE, DEFAULT_MODEL
+from alpage.catalogue.listing import list_models, show
+from alpage.catalogue.resolve import manifest_of, remove, resolve
+from alpage.catalogue.usage import last_use, record_use
 from alpage.core.errors import FormatError, NotFoundError, ResourceError, UsageError
-from alpage.weights.catalogue import (
-    CATALOGUE,
-    DEFAULT_MODEL,
-    manifest_of,
-    remove,
-    resolve,
-)
-from alpage.weights.listing import list_models, show
-from alpage.weights.usage import last_use, record_use
 
 ENTRY = CATALOGUE[DEFAULT_MODEL]
 

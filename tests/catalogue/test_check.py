@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.weights import hub_models
-from tests.weights.hub_models import GGUF, hub_for_this_process
-from tests.weights.hub_server import HubServer
-from tests.weights.wheels import entry_for, make_wheel
+from tests.catalogue import hub_models
+from tests.catalogue.hub_models import GGUF, hub_for_this_process
+from tests.catalogue.hub_server import HubServer
+from tests.catalogue.wheels import entry_for, make_wheel
 
-from alpage.weights import store
-from alpage.weights.catalogue import Entry, manifest_of
-from alpage.weights.check import check_cache, sweep_leftovers
-from alpage.weights.hub_name import require_hub_name
-from alpage.weights.hub_pull import pull_hub
-from alpage.weights.lock import locked
-from alpage.weights.store import HubModel
+from alpage.catalogue import store
+from alpage.catalogue.check import check_cache, sweep_leftovers
+from alpage.catalogue.entries import Entry
+from alpage.catalogue.hub_name import require_hub_name
+from alpage.catalogue.hub_pull import pull_hub
+from alpage.catalogue.lock import locked
+from alpage.catalogue.resolve import manifest_of
+from alpage.catalogue.store import HubModel
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def home(tmp_path: Path) -> Path:
 def tiny(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
     """A catalogue model as its pull leaves it."""
     entry = entry_for(make_wheel(tmp_path / "wheels", GGUF), GGUF)
-    monkeypatch.setattr("alpage.weights.check.CATALOGUE", {"tiny": entry})
+    monkeypatch.setattr("alpage.catalogue.check.CATALOGUE", {"tiny": entry})
     entry.folder(home).mkdir(parents=True)
     entry.path(home).write_bytes(GGUF)
     manifest = json.dumps(manifest_of(entry, "2026-01-02T03:04:05"))

@@ -12,6 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from alpage.catalogue import store
+from alpage.catalogue.hub import CutError, Hub, Repository, verify
+from alpage.catalogue.hub_files import CONFIG, INDEX, Choice, RemoteFile, choose
+from alpage.catalogue.hub_name import HubName
+from alpage.catalogue.partial import Partial
+from alpage.catalogue.store import HubModel, StoredFile
 from alpage.core.errors import (
     AlpageError,
     DownloadError,
@@ -21,17 +27,11 @@ from alpage.core.errors import (
     UnsupportedError,
 )
 from alpage.core.paths import storage_errors
-from alpage.weights import store
 from alpage.weights.contents import Lineage
 from alpage.weights.fields import Fields, read_json
 from alpage.weights.folder_text import read_card
-from alpage.weights.hub import CutError, Hub, Repository, verify
-from alpage.weights.hub_files import CONFIG, INDEX, Choice, RemoteFile, choose
-from alpage.weights.hub_name import HubName
 from alpage.weights.huggingface import check_config, shards_of
-from alpage.weights.partial import Partial
 from alpage.weights.source import open_model
-from alpage.weights.store import HubModel, StoredFile
 
 Progress = Callable[[int, int], None]
 _MAX_FIRST = 1 << 26

@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.weights import hub_models
+from tests.catalogue import hub_models
+from tests.catalogue.hub_models import GGUF, hub_for_this_process
+from tests.catalogue.hub_server import HubServer
 from tests.weights.gguf_files import STRING, tiny_model
-from tests.weights.hub_models import GGUF, hub_for_this_process
-from tests.weights.hub_server import HubServer
 
+from alpage.catalogue import store
+from alpage.catalogue.check import check_cache, sweep_leftovers
+from alpage.catalogue.hub import CutError
+from alpage.catalogue.hub_name import require_hub_name
+from alpage.catalogue.hub_pull import Offer, pull_hub
+from alpage.catalogue.listing import list_models, show
+from alpage.catalogue.resolve import remove, resolve
+from alpage.catalogue.store import HubModel
 from alpage.core.errors import (
     DownloadError,
     FormatError,
@@ -20,15 +28,7 @@ from alpage.core.errors import (
     UnsupportedError,
     UsageError,
 )
-from alpage.weights import store
-from alpage.weights.catalogue import remove, resolve
-from alpage.weights.check import check_cache, sweep_leftovers
-from alpage.weights.hub import CutError
-from alpage.weights.hub_name import require_hub_name
-from alpage.weights.hub_pull import Offer, pull_hub
-from alpage.weights.listing import list_models, show
 from alpage.weights.source import open_model
-from alpage.weights.store import HubModel
 
 FOLDER_FILES = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from alpage.catalogue.hub_name import HubName, hub_name, is_safe_path
+from alpage.catalogue.lock import lock_if_free, locked
 from alpage.core.errors import FormatError, StorageError
 from alpage.core.paths import atomic_write, storage_errors
 from alpage.weights.contents import Lineage
 from alpage.weights.fields import Fields, read_json
-from alpage.weights.hub_name import HubName, hub_name, is_safe_path
-from alpage.weights.lock import lock_if_free, locked
 
 MANIFEST = "manifest.json"
 VERSION = 2

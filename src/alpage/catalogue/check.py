@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from alpage.catalogue import store
+from alpage.catalogue.entries import CATALOGUE
+from alpage.catalogue.lock import lock_if_free
+from alpage.catalogue.resolve import MANIFEST, installed
+from alpage.catalogue.store import HubModel
 from alpage.core.errors import FormatError, StorageError
 from alpage.core.paths import storage_errors
-from alpage.weights import store
-from alpage.weights.catalogue import CATALOGUE, MANIFEST, installed
-from alpage.weights.lock import lock_if_free
-from alpage.weights.store import HubModel
 
 Progress = Callable[[int, int], None]
 _CHUNK = 1 << 22
