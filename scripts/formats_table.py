@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from alpage.convert.rows import FLOATS
+from alpage.weights.quantize import ENCODED
 from alpage.weights.tensor import TensorType
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -27,11 +28,17 @@ _TYPES_OUT = {
     "Meta": "tests/weights/test_torch_write.py::test_torch_reads_what_is_written",
 }
 _BLOCKS_OUT = "tests/weights/test_gguf_write.py::test_tensors_are_read_by_both_readers"
+_MADE = "tests/weights/test_quantize.py::test_other_readers_see_the_same_numbers"
 _RUNS = "tests/parity/test_types.py::test_each_type_on_each_instruction_set"
 _DIRECTION = f"{_CONVERT}::test_every_direction_keeps_every_bit"
 _DEQUANTISED = f"{_CONVERT}::test_quantised_weights_become_numbers"
 
 _PARTS = [
+    (
+        "GGUF, several parts",
+        "in",
+        "tests/weights/test_gguf_parts.py::test_parts_of_the_gguf_packages_writer",
+    ),
     ("GGUF, several parts", "out", f"{_CONVERT}::test_large_models_are_split_by_size"),
     ("safetensors, several files", "in", "tests/weights/test_huggingface.py::test_round_trip"),
     ("safetensors, several files", "out", f"{_CONVERT}::test_large_models_are_split_by_size"),
@@ -57,6 +64,11 @@ _PARTS = [
         "tests/convert/test_default_model.py::test_llama_3s_own_tokenizer_stays_its_own",
     ),
     (
+        "SentencePiece's tokenizer.model",
+        "in and out",
+        "tests/convert/test_default_model.py::test_a_sentencepiece_tokenizer_finds_its_way_back",
+    ),
+    (
         "licence, lineage and Llama's notices",
         "out",
         "tests/convert/test_rights.py::test_a_llama_travels_with_its_papers",
@@ -74,9 +86,10 @@ def page() -> str:
     parts = [
         "# Formats",
         "Written by `scripts/formats_table.py`: change that, not this page.",
-        "What Alpage reads and writes, with the test that proves each cell. GGUF's quantised types "
-        "are written as they were read, bit by bit; the other layouts hold floating point, so "
-        "`alpage convert` makes F32, F16 or BF16 of them there.",
+        "What Alpage reads and writes, with the test that proves each cell. `alpage convert` keeps "
+        "GGUF's quantised types bit by bit from one GGUF file to another, and makes F32, F16 or "
+        "BF16 of them for the other layouts, which hold floating point; `alpage quantize` makes "
+        "quantised types of any source.",
         "## Types",
         _table(("format", "type", "in", "out"), _type_rows()),
         "Every type of GGUF runs in the native core as it is stored: " + _test(_RUNS) + ".",
@@ -98,7 +111,10 @@ def _type_rows() -> list[tuple[str, ...]]:
             if kind in FLOATS:
                 cells = _test(_TYPES_IN[layout]), _test(_TYPES_OUT[layout])
             elif layout == "GGUF":
-                cells = _test(_TYPES_IN[layout]), "kept: " + _test(_BLOCKS_OUT)
+                out = "kept: " + _test(_BLOCKS_OUT)
+                if kind in ENCODED:
+                    out += "; made: " + _test(_MADE)
+                cells = _test(_TYPES_IN[layout]), out
             else:
                 continue
             rows.append((layout, kind.name, *cells))

@@ -1,11 +1,13 @@
 """The default model through every format, with its tokenizer, template and papers."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.convert import peers
+from tests.tokenizer.spm import judge_of, trained
 
 from alpage.convert.convert import convert
 from alpage.llama.text import load_text_side
@@ -95,25 +97,29 @@ def test_what_folders_say_of_ends_and_origin(folders: dict[str, Path]) -> None:
     assert (folders["meta"] / "tokenizer.json").exists()
 
 
-def test_llama_3s_own_tokenizer_stays_its_own(llama3_tokenizer_path: Path, tmp_path: Path) -> None:
-    """Meta's folder to GGUF and Hugging Face's layout and back: tokenizer.model bit by bit."""
-    import shutil
-
+def tiny_meta(folder: Path, name: str, vocab_size: int) -> Path:
+    """A small random model in Meta's layout, still without its tokenizer."""
     import torch
     from tests.weights.meta_files import save_meta
-    from transformers import AutoTokenizer
 
     from alpage.core.config import LlamaConfig
     from alpage.weights.names import expected_shapes
 
     shape = LlamaConfig(
-        vocab_size=128_256, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8, ffn_dim=32,
+        vocab_size=vocab_size, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8, ffn_dim=32,
         context_length=8192,
     )  # fmt: skip
     torch.manual_seed(1)
     weights = {name: torch.randn(size) for name, size in expected_shapes(shape)}
     params = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 500000.0}
-    path = save_meta(tmp_path / "Llama-3-Tiny", weights, 2, params=params, config=shape)
+    return save_meta(folder / name, weights, 2, params=params, config=shape)
+
+
+def test_llama_3s_own_tokenizer_stays_its_own(llama3_tokenizer_path: Path, tmp_path: Path) -> None:
+    """Meta's folder to GGUF and Hugging Face's layout and back: tokenizer.model bit by bit."""
+    from transformers import AutoTokenizer
+
+    path = tiny_meta(tmp_path, "Llama-3-Tiny", 128_256)
     shutil.copyfile(llama3_tokenizer_path, path / "tokenizer.model")
     original, ids = path, None
     for layout in ("gguf", "hf", "meta", "hf", "gguf", "meta"):
@@ -132,3 +138,25 @@ def test_llama_3s_own_tokenizer_stays_its_own(llama3_tokenizer_path: Path, tmp_p
         if layout == "meta":
             wanted = (original / "tokenizer.model").read_bytes()
             assert (path / "tokenizer.model").read_bytes() == wanted
+
+
+def test_a_sentencepiece_tokenizer_finds_its_way_back(tmp_path: Path) -> None:
+    """As Llama 2 has it: Meta's folder to GGUF and Hugging Face's layout and back."""
+    original = trained("llama2")
+    judge, path = judge_of(original), tiny_meta(tmp_path, "Tiny", 4000)
+    (path / "tokenizer.model").write_bytes(original)
+    for layout in ("gguf", "meta", "hf", "gguf", "hf", "meta"):
+        with open_model(path) as source:
+            target = tmp_path / f"{len(list(tmp_path.iterdir()))}-{layout}"
+            made = convert(source, target, layout, licence="mit")
+            assert not [note for note in made.notes if "tokenizer" in note]
+            path = made.target
+        with open_model(path) as source:
+            side = load_text_side(source)
+            assert side.end_ids == {judge.eos_id()}
+        if layout == "meta":
+            again = judge_of((path / "tokenizer.model").read_bytes())
+        for text in TEXTS:
+            wanted = judge.encode(text, add_bos=True)
+            assert side.tokenizer.encode(text, add_bos=True) == wanted
+            assert layout != "meta" or again.encode(text, add_bos=True) == wanted

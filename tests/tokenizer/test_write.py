@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiktoken
 from tests.tokenizer.cases import LLAMA3, strings
-from tests.tokenizer.spm import llama_cpp_of, trained
+from tests.tokenizer.spm import judge_of, llama_cpp_of, trained
 from tiktoken.load import load_tiktoken_bpe
 from tokenizers import Tokenizer as HfTokenizer
 
@@ -21,6 +21,7 @@ from alpage.tokenizer import (
     from_tokenizer_json,
     gguf_difference,
     to_gguf_metadata,
+    to_sentencepiece,
     to_tiktoken,
     to_tokenizer_config,
     to_tokenizer_json,
@@ -203,6 +204,50 @@ def test_what_tiktoken_cannot_hold(
     pieces = list(v.pieces)
     pieces[128_004] = "<|reserved_special_token_900|>"  # as in Llama 3.0: no text means it
     assert to_tiktoken(changed(pieces=pieces)) == to_tiktoken(llama3)
+
+
+@pytest.mark.parametrize("kind", ["llama2", "control", "bare", "user", "extra"])
+def test_sentencepiece_reads_what_is_written(
+    tokenizers: dict[str, Tokenizer], kind: str, tmp_path: Path
+) -> None:
+    """Straight from a SentencePiece model, and on the way through the other formats."""
+    ours = tokenizers[kind]
+    written = to_sentencepiece(ours)
+    judge, original = judge_of(written), judge_of(trained(kind))
+    for token in range(original.get_piece_size()):
+        assert judge.id_to_piece(token) == original.id_to_piece(token)
+        assert judge.get_score(token) == original.get_score(token)
+        for question in ("is_control", "is_unknown", "is_byte", "is_unused"):
+            assert getattr(judge, question)(token) == getattr(original, question)(token)
+    names = ("unk_id", "bos_id", "eos_id", "pad_id")
+    assert [getattr(judge, n)() for n in names] == [getattr(original, n)() for n in names]
+    for text in strings()[::40]:
+        assert judge.encode(text) == original.encode(text), repr(text)
+    (tmp_path / "tokenizer.model").write_bytes(written)
+    assert_equal(ours, from_sentencepiece(tmp_path / "tokenizer.model"))
+    assert to_sentencepiece(read_gguf(to_gguf_metadata(ours))) == written
+    if kind in ("llama2", "control", "bare"):
+        from_json = from_tokenizer_json(write_json(ours, tmp_path))
+        judge = judge_of(to_sentencepiece(from_json))
+        for text in strings()[::40]:
+            assert judge.encode(text) == original.encode(text), repr(text)
+
+
+def test_what_sentencepiece_cannot_hold(tokenizers: dict[str, Tokenizer]) -> None:
+    base = tokenizers["user"]
+
+    def refused(message: str, rule: SpaceRule = base.rule, **fields: Any) -> None:  # type: ignore[assignment]
+        vocabulary = dataclasses.replace(base.vocabulary, **fields)
+        with pytest.raises(UnsupportedError, match=message):
+            to_sentencepiece(Tokenizer(vocabulary, rule, ignore_merges=False))
+
+    with pytest.raises(UnsupportedError, match="this is byte-level BPE"):
+        to_sentencepiece(tokenizers["smollm"])
+    refused("in front of every text, or of none", SpaceRule(Prefix.MISSING, Scope.TEXTS))
+    refused("the first space of a decoded text", SpaceRule(scope=Scope.TEXTS, strip=False))
+    refused("no space behind an added token", SpaceRule(scope=Scope.PARTS))
+    refused("one unknown token, and there are 0", unknown=frozenset())
+    refused("puts? the token 1 in front of every text", add_bos=False)
 
 
 def test_metaspace_rules_survive(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:

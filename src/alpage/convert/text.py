@@ -13,10 +13,12 @@ from alpage.llama.text import load_text_side
 from alpage.tokenizer import (
     Tokenizer,
     to_gguf_metadata,
+    to_sentencepiece,
     to_tiktoken,
     to_tokenizer_config,
     to_tokenizer_json,
 )
+from alpage.tokenizer.spaces import SpaceRule
 from alpage.weights.contents import ModelSource
 from alpage.weights.gguf_write import STRING, U32
 
@@ -128,7 +130,8 @@ def write_meta_text(source: ModelSource, folder: Path) -> list[str]:
         shutil.copyfile(file, folder / file.name)
     elif tokenizer is not None:
         try:
-            (folder / "tokenizer.model").write_bytes(to_tiktoken(tokenizer))
+            write = to_sentencepiece if isinstance(tokenizer.rule, SpaceRule) else to_tiktoken
+            (folder / "tokenizer.model").write_bytes(write(tokenizer))
         except UnsupportedError as error:
             notes.append(f"the tokenizer is written as tokenizer.json: {error}")
             write_json(folder / "tokenizer.json", to_tokenizer_json(tokenizer))

@@ -8,6 +8,7 @@ from alpage.tokenizer.tiktoken import from_tiktoken
 from alpage.tokenizer.tokenizer import Tokenizer
 from alpage.tokenizer.write_gguf import gguf_difference, to_gguf_metadata
 from alpage.tokenizer.write_json import to_tokenizer_config, to_tokenizer_json
+from alpage.tokenizer.write_sentencepiece import to_sentencepiece
 from alpage.tokenizer.write_tiktoken import to_tiktoken
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "gguf_difference",
     "is_sentencepiece",
     "to_gguf_metadata",
+    "to_sentencepiece",
     "to_tiktoken",
     "to_tokenizer_config",
     "to_tokenizer_json",

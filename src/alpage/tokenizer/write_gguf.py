@@ -32,9 +32,9 @@ def to_gguf_metadata(tokenizer: Tokenizer) -> Metadata:
 
     put("model", (_STRING,), "llama" if spaced else "gpt2")
     put("pre", (_STRING,), "default" if isinstance(rule, SpaceRule) else rule.name)
-    put("tokens", (_ARRAY, _STRING), _texts(tokenizer))
+    put("tokens", (_ARRAY, _STRING), texts_of(tokenizer))
     if isinstance(rule, SpaceRule):
-        put("scores", (_ARRAY, _FLOAT32), _scores(tokenizer))
+        put("scores", (_ARRAY, _FLOAT32), scores_of(tokenizer))
     put("token_type", (_ARRAY, _INT32), token_types(tokenizer))
     if isinstance(rule, SpaceRule):
         found.update(_space_keys(tokenizer, rule))
@@ -92,7 +92,7 @@ def simple_rule(tokenizer: Tokenizer) -> SpaceRule | None:
     return None
 
 
-def _texts(tokenizer: Tokenizer) -> list[str]:
+def texts_of(tokenizer: Tokenizer) -> list[str]:
     """Texts by id; ids without a token get a text that nothing else has."""
     known = set(tokenizer.vocabulary.pieces)
     texts = []
@@ -113,7 +113,7 @@ def _check_byte_level(tokenizer: Tokenizer) -> None:
         )
 
 
-def _scores(tokenizer: Tokenizer) -> list[float]:
+def scores_of(tokenizer: Tokenizer) -> list[float]:
     """The file's scores, or those that say what ranked merges say.
 
     As SentencePiece numbers them: 0, -1, -2, ... for the pieces in the order in which merges
