@@ -122,6 +122,17 @@ def test_a_llama_travels_with_its_papers(llama31: Path, tmp_path: Path, layout: 
         assert step.endswith(f"with Alpage {__version__}")
 
 
+def test_the_card_has_the_licence_as_hubs_spell_it(llama31: Path, tmp_path: Path) -> None:
+    for licence, spelled in (
+        ("Llama3.1", "llama3.1"),
+        ("Our own terms, v2", '"Our own terms, v2"'),
+    ):
+        with open_model(llama31) as source:
+            convert(source, tmp_path / spelled[:3], "hf", licence=licence)
+        card = (tmp_path / spelled[:3] / "README.md").read_text("utf-8")
+        assert f"\nlicense: {spelled}\n" in card
+
+
 def test_papers_of_the_source_win(llama31: Path, tmp_path: Path) -> None:
     (llama31 / "Notice.txt").write_text("Our own notice\n")
     with open_model(llama31) as source:

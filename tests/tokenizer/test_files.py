@@ -36,6 +36,8 @@ def test_small_vocabulary() -> None:
     ours = from_gguf(small())
     assert ours.encode("abcab") == [257, 256]
     assert ours.decode([257, 256]) == "abcab"
+    for none in (-1, 0xFFFFFFFF):
+        assert from_gguf(small(eos_token_id=none)).eos_id is None
     numpy = small(token_type=np.array([1] * 258 + [3], np.int32), eos_token_id=np.uint32(258))
     assert from_gguf(numpy).encode("abcab<|im_end|>", special=True) == [257, 256, 258]
 
@@ -107,7 +109,7 @@ def test_a_file_without_token_types() -> None:
         ({"merges": ["a b", "ab zz"]}, "needs the piece 'zz'"),
         ({"token_type": [1] * 257 + [3, 3]}, "needs the piece 'abc', which is not an ordinary"),
         ({"bos_token_id": 259}, "bos_token_id is 259, outside the vocabulary of 259 tokens"),
-        ({"eos_token_id": -1}, "eos_token_id is -1"),
+        ({"eos_token_id": -2}, "eos_token_id is -2"),
         ({"eos_token_id": "258"}, "eos_token_id must be of type int, not str"),
         ({"eos_token_id": True}, "eos_token_id must be of type int, not bool"),
         ({"add_bos_token": 1}, "add_bos_token must be of type bool, not int"),

@@ -46,7 +46,9 @@ def _copy(file: Path, target: Path) -> None:
 def _card(identity: Identity, config: LlamaConfig, stored: str) -> str:
     lineage = identity.lineage
     assert identity.licence is not None
-    lines = ["---", f"license: {_quoted(identity.licence)}"]
+    # Model hubs know licences by identifiers in lower case; a licence in words stays as it is.
+    known = identity.licence if " " in identity.licence else identity.licence.lower()
+    lines = ["---", f"license: {_quoted(known)}"]
     lines.append(f"model_name: {_quoted(identity.name)}")
     if lineage.authors:
         lines.append(f"author: {_quoted(lineage.authors)}")

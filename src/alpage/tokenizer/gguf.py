@@ -162,6 +162,8 @@ def _list(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
 
 def _token_id(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
     token: int | None = _get(metadata, f"{name}_token_id", int)
+    if token in (-1, 0xFFFFFFFF):  # written by some converters for "none"
+        return None
     if token is not None and not 0 <= token < size:
         raise FormatError(
             f"{_PREFIX}{name}_token_id is {token}, outside the vocabulary of {size} tokens"
