@@ -7,6 +7,7 @@ from tests.convert import models
 
 from alpage import __version__
 from alpage.convert.convert import convert
+from alpage.convert.quantize import quantize
 from alpage.convert.rights import Identity, exported, llama_terms
 from alpage.core.errors import UsageError
 from alpage.weights.contents import Lineage
@@ -131,6 +132,29 @@ def test_the_card_has_the_licence_as_hubs_spell_it(llama31: Path, tmp_path: Path
             convert(source, tmp_path / spelled[:3], "hf", licence=licence)
         card = (tmp_path / spelled[:3] / "README.md").read_text("utf-8")
         assert f"\nlicense: {spelled}\n" in card
+
+
+def test_a_missing_agreement_is_asked_for(llama31: Path, tmp_path: Path) -> None:
+    with open_model(llama31) as source:
+        assert convert(source, tmp_path / "whole", "gguf").notes == ()
+    (llama31 / "LICENSE").unlink()
+    with open_model(llama31) as source:
+        (said,) = convert(source, tmp_path / "out", "gguf", licence="llama3.1").notes
+        made = quantize(source, tmp_path / "one.gguf", "Q8_0", licence="llama3.1")
+    assert "the Llama 3.1 Community License asks that its text travels with the model" in said
+    (said,) = made.notes
+    assert NOTICE31 in said and 'show "Built with Llama"' in said and "one.gguf" in said
+    with open_model(models.hf_model(tmp_path / "other")) as source:
+        assert quantize(source, tmp_path / "other.gguf", "Q8_0", licence="mit").notes == ()
+
+
+def test_metas_own_names_may_stay(llama31: Path, tmp_path: Path) -> None:
+    """Its models up to 3.1 are called Meta-Llama; a new name must begin as the licence says."""
+    lineage = Lineage(base_models=("meta-llama/Llama-3.1-8B",))
+    known = Identity("Meta Llama 3.1 8B Instruct", "llama3.1", lineage)
+    assert exported(known, "converted").name == known.name
+    with pytest.raises(UsageError, match="must begin with 'Llama'"):
+        exported(known, "converted", name="Meta-Llama-Mine")
 
 
 def test_papers_of_the_source_win(llama31: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def command(
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, not {threads}")
     mix = mix_name(type_)
-    text = None if calibrate is None else read_text(calibrate)
+    calibration = None if calibrate is None else read_text(calibrate)
     with open_model(ready(model, settings)) as source:
         target = out or Path(f"{_stem(source)}.{mix}.gguf")
         check_target(source, target, force=force, folder=False)
@@ -83,8 +83,8 @@ def command(
         exported(known, "quantised", name=name, licence=licence)  # refuses before the long work
         _warn(source)
         importance = None
-        if text is not None:
-            importance = _importance(source, text, calibrate_tokens, threads)
+        if calibration is not None:
+            importance = _importance(source, calibration, calibrate_tokens, threads)
         with byte_progress(mix) as progress:
             made = quantize(
                 source, target, mix,
@@ -100,6 +100,8 @@ def command(
     if json:
         print_json(facts)
         return
+    for text in made.notes:
+        note(text)
     print_facts([
         ("file", str(made.path)),
         ("type", f"{made.mix}, {made.bits_per_weight:.2f} bits a weight"),

@@ -14,11 +14,12 @@ _LEGAL = ("license", "licence", "notice", "use_policy", "copying")
 
 def write_papers(
     folder: Path, source: Path, identity: Identity, config: LlamaConfig, stored: str
-) -> None:
+) -> list[str]:
     """Write the model card into `folder`, and copy licence, notice and use policy from `source`.
 
     `source` is the folder or file that the model was read from; `stored` says how its weights are
-    stored now. The source's own card comes along as README.source.md.
+    stored now. The source's own card comes along as README.source.md. Returns what a person must
+    still do before passing the model on.
     """
     (folder / CARD).write_text(_card(identity, config, stored), "utf-8")
     if source.is_dir():
@@ -29,8 +30,16 @@ def write_papers(
         _copy(old if old.is_file() else source / CARD, folder / SOURCE_CARD)
     terms = identity.terms
     present = {file.stem.lower() for file in folder.iterdir()}
-    if terms is not None and "notice" not in present:
+    if terms is None:
+        return []
+    if "notice" not in present:
         (folder / NOTICE).write_text(notice(terms), "utf-8")
+    if present & {"license", "licence"}:
+        return []
+    return [
+        f"the {terms.title} asks that its text travels with the model, and {source.name} has no "
+        "copy: put it beside the weights as LICENSE before you pass them on"
+    ]
 
 
 def _copy(file: Path, target: Path) -> None:

@@ -92,7 +92,8 @@ def convert(
         return Converted(target, tuple(files), result, stored, ())
     with staged_folder(target) as folder:
         notes = _fill(source, folder, to, kind, result, shard_bytes, shards, progress)
-        write_papers(folder, source.path, result, source.config, f"{stored} in {_TITLES[to]}")
+        stored_as = f"{stored} in {_TITLES[to]}"
+        notes += write_papers(folder, source.path, result, source.config, stored_as)
         _sync(folder)
     files = sorted(file for file in target.iterdir() if file.is_file())
     return Converted(target, tuple(files), result, stored, tuple(notes))

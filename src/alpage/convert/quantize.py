@@ -31,6 +31,8 @@ class Quantized:
     tensors: dict[str, int]
     """Tensors of each type, the most frequent first."""
     bits_per_weight: float
+    notes: tuple[str, ...]
+    """What a person must still do before passing the file on."""
 
 
 def mix_name(asked: str) -> str:
@@ -68,13 +70,14 @@ def quantize(
     if importance:
         step += f", calibrated on {calibrated_on}," if calibrated_on else ", calibrated,"
     known = Identity.of(source) if identity is None else identity
+    result = exported(known, step, name=name, licence=licence)
     export_gguf(
         source,
         target,
         choose=choose,
         importance=importance,
         encode=functools.partial(encode, threads=threads or 0),
-        identity=exported(known, step, name=name, licence=licence),
+        identity=result,
         file_type=MIXES[kind].file_type,
         progress=progress,
     )
@@ -94,4 +97,17 @@ def quantize(
         file_bytes=target.stat().st_size,
         tensors=dict(types.most_common()),
         bits_per_weight=8 * after / weights,
+        notes=_duties(result, target),
     )
+
+
+def _duties(identity: Identity, target: Path) -> tuple[str, ...]:
+    """What Llama's licence asks for that one file has no room for."""
+    terms = identity.terms
+    if terms is None:
+        return ()
+    text = (
+        f"before you pass {target.name} on, put the text of the {terms.title} beside it, and a "
+        f'file NOTICE that says "{terms.notice}"'
+    )
+    return (f'{text}; and show "{terms.badge}" with it' if terms.badge else text,)

@@ -115,7 +115,8 @@ def exported(
     )
     result = Identity(name, licence, lineage)
     terms = result.terms
-    if terms is not None and terms.prefix is not None and not _begins(name, terms.prefix):
+    own = name == known.name and _begins(name, "Meta Llama")  # Meta's own name, kept
+    if terms and terms.prefix and not own and not _begins(name, terms.prefix):
         raise UsageError(
             f"the name {name!r} must begin with {terms.prefix!r}: the {terms.title} asks that of "
             f"every model that comes from {terms.family}; give one with --name, for example "
