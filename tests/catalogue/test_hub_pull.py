@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.catalogue import hub_models
 from tests.catalogue.hub_models import GGUF, hub_for_this_process
 from tests.catalogue.hub_server import HubServer
 from tests.weights.gguf_files import STRING, tiny_model
+from tests.weights.test_gguf_parts import files
 
 from alpage.catalogue import store
 from alpage.catalogue.check import check_cache, sweep_leftovers
@@ -288,6 +290,27 @@ def test_a_cut_pull_is_finished_by_the_next(server: HubServer, home: Path) -> No
     pull("org/tiny", home)
     assert server.fetched("model.safetensors")[-1].range == "bytes=5000-"
     assert check_cache(home).problems == ()
+
+
+def test_a_cut_pull_of_a_gguf_in_parts(server: HubServer, home: Path) -> None:
+    """The first part is here, the second was cut: only what is missing is asked for again."""
+    contents = {f"big-Q8_0-{i:05}-of-00003.gguf": f.to_bytes() for i, f in enumerate(files(), 1)}
+    server.repo("org/big", {"README.md": hub_models.CARD.encode(), **contents})
+    first, second, _ = contents
+    server.cut = lambda path, start: (0 if start else 3000) if path == second else None
+    with pytest.raises(CutError, match="3,000 bytes of the file are kept"):
+        pull("org/big", home)
+    server.cut = lambda path, start: None
+    server.asked.clear()
+    path = pull("org/big", home).path(home)
+    assert not [asked for asked in server.fetched(first) if "cdn" in asked.path]
+    assert server.fetched(second)[-1].range == "bytes=3000-"
+    assert check_cache(home).problems == ()
+    original = tiny_model().write(home.parent / "whole.gguf")
+    with open_model(path) as source, open_model(original) as whole:
+        assert source.tensors.keys() == whole.tensors.keys()
+        for name, tensor in source.tensors.items():
+            assert np.array_equal(tensor.dequantize(), whole.tensors[name].dequantize())
 
 
 def test_a_partial_file_that_was_damaged_meanwhile(server: HubServer, home: Path) -> None:
