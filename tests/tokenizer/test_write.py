@@ -236,10 +236,10 @@ def test_sentencepiece_reads_what_is_written(
 def test_what_sentencepiece_cannot_hold(tokenizers: dict[str, Tokenizer]) -> None:
     base = tokenizers["user"]
 
-    def refused(message: str, rule: SpaceRule = base.rule, **fields: Any) -> None:  # type: ignore[assignment]
+    def refused(message: str, rule: SpaceRule | None = None, **fields: Any) -> None:
         vocabulary = dataclasses.replace(base.vocabulary, **fields)
         with pytest.raises(UnsupportedError, match=message):
-            to_sentencepiece(Tokenizer(vocabulary, rule, ignore_merges=False))
+            to_sentencepiece(Tokenizer(vocabulary, rule or base.rule, ignore_merges=False))
 
     with pytest.raises(UnsupportedError, match="this is byte-level BPE"):
         to_sentencepiece(tokenizers["smollm"])

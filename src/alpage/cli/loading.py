@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpage.catalogue.entries import CATALOGUE, Entry
-from alpage.catalogue.pull import pull
 from alpage.catalogue.resolve import installed, resolve
 from alpage.cli.output import megabytes, note
 from alpage.cli.progress import download_progress
@@ -31,6 +30,8 @@ def ready(model: str, settings: Settings | None = None) -> Path:
 
 def fetch(entry: Entry, home: Path) -> Path:
     """Download a model with all that a person should know about it on standard error."""
+    from alpage.catalogue.pull import pull  # rarely needed, and slow to import
+
     note(
         f"The model {entry.name} is not on this machine yet; downloading it.\n"
         f"  what    {entry.title}: {entry.parameters / 1e6:,.0f}M parameters, "

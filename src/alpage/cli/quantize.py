@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from alpage.convert.quantize import Quantized
     from alpage.weights.contents import ModelSource
 
 Type = Annotated[
@@ -100,6 +101,10 @@ def command(
     if json:
         print_json(facts)
         return
+    _tell(made, calibrate)
+
+
+def _tell(made: "Quantized", calibrate: Path | None) -> None:
     for text in made.notes:
         note(text)
     print_facts([

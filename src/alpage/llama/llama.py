@@ -1,5 +1,6 @@
 """`Llama`: what `from alpage import Llama` gives."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 
 from alpage.catalogue.entries import CATALOGUE, DEFAULT_MODEL
 from alpage.catalogue.hub_name import hub_name
-from alpage.catalogue.hub_pull import pull_hub
-from alpage.catalogue.pull import pull as pull_model
 from alpage.catalogue.resolve import pulled, resolve
 from alpage.catalogue.usage import record_use
 from alpage.core.config import LlamaConfig
@@ -23,6 +22,7 @@ from alpage.core.types import Message
 from alpage.engine.engine import Engine
 from alpage.engine.load import EngineName, load_engine
 from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
+from alpage.llama.load import load_sides
 from alpage.llama.options import SamplingOptions, sampling_params
 from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
@@ -97,9 +97,9 @@ class Llama:
             _pull(model, home)
         path = resolve(model, home)
         with open_model(path) as source:
-            side = load_text_side(source)
             info = ModelInfo.of(source, engine)
-            running = load_engine(
+            start = functools.partial(
+                load_engine,
                 source,
                 engine=engine,
                 threads=threads or settings.threads,
@@ -107,6 +107,10 @@ class Llama:
                 cache_tokens=cache_tokens,
                 isa=settings.isa,
             )
+            if engine == "torch":  # its number of threads is a setting of the calling thread
+                side, running = load_text_side(source), start()
+            else:
+                side, running = load_sides(source, start)
         record_use(path, home)
         return cls(running, side, info)
 
@@ -275,6 +279,10 @@ class Llama:
 
 def _pull(model: str | Path, home: Path) -> None:
     """Download what has a name of the catalogue or of a hub and is not here."""
+    # Models that are here, nearly all, need none of what downloads.
+    from alpage.catalogue.hub_pull import pull_hub
+    from alpage.catalogue.pull import pull as pull_model
+
     if model in CATALOGUE:
         pull_model(str(model), home)
     elif isinstance(model, str) and not Path(model).exists() and pulled(model, home) is None:
