@@ -5,9 +5,10 @@
 Errors: root mean square over the same tensors, of the default model as float32 and of random ones
 of the shapes of Llama 3.2 1B (normal, 0.02); where importance is given (measured on OTHER_TEXT, or
 random) the error is weighted with it. Perplexity: the default model in float32, made into each mix
-by both, read by Alpage's native core on TEXT. Speed: the whole model from F16 and from F32, in
-turns, medians. `--parts` measures some parts again and keeps the others; results go to
-`quantize.json`, and as tables to `quantize.md`.
+by both, read by Alpage's native core on TEXT; differences have the error of paired token losses.
+Speed: the whole model from F16 and from F32 until it is on the disk, in turns, medians. `--parts`
+measures some parts again and keeps the others; results go to `quantize.json`, and as tables to
+`quantize.md`.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import ctypes
 import datetime
 import importlib
 import json
+import math
+import os
 import platform
 import shlex
 import statistics
@@ -22,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,7 @@ from alpage.core.paths import atomic_write, cache_home
 from alpage.core.processors import usable_processors
 from alpage.core.settings import Settings
 from alpage.engine.native import NativeRunner
-from alpage.evals.perplexity import perplexity, runner_scorer
+from alpage.evals.perplexity import Ids, perplexity, runner_scorer
 from alpage.llama.text import load_text_side
 from alpage.weights.contents import ModelSource
 from alpage.weights.dequantize import dequantize_blocks
@@ -145,16 +149,43 @@ def measure_errors(plain: Path, found: Mapping[str, Floats]) -> dict[str, Any]:
     return {"default model": default, "random 1B shapes": errors(random_tensors)}
 
 
-def score(path: Path, text: str, chunks: int, threads: int) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Perplexity of one file, and the loss of every scored token (natural log)."""
+
+    value: float
+    error: float
+    losses: NDArray[np.float64]
+
+    def numbers(self) -> dict[str, float]:
+        """What is kept of it."""
+        return {"perplexity": self.value, "standard_error": self.error}
+
+
+def score(path: Path, text: str, chunks: int, threads: int) -> Score:
     """Perplexity of a file, read by the native core."""
     with open_model(path) as source:
         side = load_text_side(source)
         runner = NativeRunner(source, threads=threads, context_tokens=CONTEXT)
     bos = side.tokenizer.bos_id if side.tokenizer.add_bos else None
     ids = side.encode_prompt(text)
-    result = perplexity(runner_scorer(runner), ids, context=CONTEXT, bos=bos, chunks=chunks)
+    plain, kept = runner_scorer(runner), []
+
+    def keeping(tokens: Ids, first: int, /) -> NDArray[np.float64]:
+        kept.append(plain(tokens, first))
+        return kept[-1]
+
+    found = perplexity(keeping, ids, context=CONTEXT, bos=bos, chunks=chunks)
     runner.close()
-    return {"perplexity": result.value, "standard_error": result.standard_error}
+    return Score(found.value, found.standard_error, -np.concatenate(kept))
+
+
+def compared(ours: Score, theirs: Score) -> dict[str, float]:
+    """How far our perplexity lies from theirs; the error is that of the paired token losses."""
+    difference = ours.losses - theirs.losses
+    ratio = ours.value / theirs.value
+    error = float(difference.std()) / math.sqrt(len(difference)) * ratio
+    return {"deviation": ratio - 1, "deviation_error": error}
 
 
 def measure_perplexity(
@@ -164,19 +195,21 @@ def measure_perplexity(
     threads, rows = options.threads, {}
     target = plain.with_name("made.gguf")
     by_file = {from_canonical(name, "gguf"): values for name, values in found.items()}
-    rows["source"] = {"ours": score(plain, text, options.chunks, threads)}
+    rows["source"] = {"ours": score(plain, text, options.chunks, threads).numbers()}
     for mix in options.mixes or MIXED:
         row: dict[str, Any] = {}
         for label, ours, theirs in (("", None, None), (" calibrated", found, by_file)):
             with open_model(plain) as source:
                 quantize(source, target, mix, importance=ours, threads=threads)
-            row[f"ours{label}"] = score(target, text, options.chunks, threads)
+            own = score(target, text, options.chunks, threads)
             target.unlink()
             quantise_with_llama_cpp(plain, target, mix, threads, theirs)
-            row[f"theirs{label}"] = score(target, text, options.chunks, threads)
+            other = score(target, text, options.chunks, threads)
             target.unlink()
+            row[f"ours{label}"] = own.numbers() | compared(own, other)
+            row[f"theirs{label}"] = other.numbers()
         rows[mix] = row
-        print(mix, {key: round(value["perplexity"], 4) for key, value in row.items()}, flush=True)
+        print(_perplexity_row(mix, row), flush=True)
     return rows
 
 
@@ -198,6 +231,8 @@ def measure_speed(plain: Path, half: Path, options: argparse.Namespace) -> dict[
                 target.unlink()
                 begin = time.perf_counter()
                 quantise_with_llama_cpp(path, target, mix, options.threads)
+                with target.open("rb") as file:  # ours is on the disk when it is done
+                    os.fsync(file.fileno())
                 end = time.perf_counter()
                 target.unlink()
                 if turn:
@@ -267,15 +302,20 @@ def _perplexity_lines(rows: Mapping[str, Any]) -> list[str]:
         f"The float32 weights themselves: {source['perplexity']:.4f} ± "
         f"{source['standard_error']:.4f}.",
         "",
-        "| mix | Alpage | llama.cpp | Alpage, calibrated | llama.cpp, calibrated |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| mix | Alpage | llama.cpp | difference | Alpage, calibrated | llama.cpp, calibrated | "
+        "difference |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for mix, row in rows.items():
-        if mix != "source":
-            labels = ("ours", "theirs", "ours calibrated", "theirs calibrated")
-            cells = [f"{row[label]['perplexity']:.4f}" for label in labels]
-            lines.append(f"| {mix} | {' | '.join(cells)} |")
-    return lines
+    return lines + [_perplexity_row(mix, row) for mix, row in rows.items() if mix != "source"]
+
+
+def _perplexity_row(mix: str, row: Mapping[str, Any]) -> str:
+    cells = [mix]
+    for label in ("", " calibrated"):
+        own, other = row[f"ours{label}"], row[f"theirs{label}"]
+        cells += [f"{own['perplexity']:.4f}", f"{other['perplexity']:.4f}"]
+        cells.append(f"{own['deviation']:+.2%} ± {own['deviation_error']:.2%}")
+    return f"| {' | '.join(cells)} |"
 
 
 def _speed_lines(rows: Mapping[str, Any]) -> list[str]:
@@ -334,7 +374,10 @@ def main(arguments: list[str]) -> None:
             else:
                 make(model, "F16", half, options.threads)
                 rows = measure_speed(plain, half, options)
-                note = f"Medians of {options.runs} rounds, in turns; files in the system's cache."
+                note = (
+                    f"Medians of {options.runs} rounds, in turns; the source in the system's "
+                    "cache, the result on the disk."
+                )
             report[part] = {"rows": rows, "note": note, **_facts(options, arguments)}
             _save(file, json.dumps(report, indent=2) + "\n")
             _save(options.out / "quantize.md", page(report))
