@@ -13,7 +13,9 @@ from alpage.bench.session import Options, check, measure
 from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.cli.loading import ready
 from alpage.cli.options import Model, Threads
-from alpage.cli.output import note, print_table, say
+from alpage.cli.output import megabytes, note, print_table, say
+from alpage.cli.progress import byte_progress
+from alpage.core.errors import UsageError
 from alpage.core.paths import atomic_write
 from alpage.core.settings import Settings
 
@@ -29,6 +31,21 @@ JsonFile = Annotated[
     typer.Option("--json", metavar="FILE", help="Save everything as JSON; - prints it instead."),
 ]
 Runs = Annotated[int, typer.Option(metavar="N", help="Rounds; medians are shown.")]
+MakeShape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHAPE",
+        help="Measure nothing; write a model of Llama's size 1b, 3b or 8b with random weights.",
+    ),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option("--type", metavar="TYPE", help="With --make-shape: as alpage quantize. [Q4_K_M]"),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="With --make-shape: the file. [llama-SHAPE.TYPE.gguf]"),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter measurements.")]
 
 
@@ -39,11 +56,19 @@ def command(
     runs: Runs = 5,
     threads: Threads = None,
     quick: Quick = False,
+    make_shape: MakeShape = None,
+    kind: Kind = None,
+    out: Out = None,
 ) -> None:
     """Measure speed on this machine: prompts, answers, many at once, start-up and memory.
 
     Each engine has a process of its own, and they take turns. Nothing else should be running.
     """
+    if make_shape is not None:
+        _make(make_shape, kind or "Q4_K_M", out)
+        return
+    if kind is not None or out is not None:
+        raise UsageError("--type and --out belong to --make-shape")
     settings = Settings.from_environment()
     wanted = Options(
         model=Path(model),
@@ -65,6 +90,21 @@ def command(
         with atomic_write(Path(json)) as file:
             file.write(f"{report.to_json()}\n".encode())
         note(f"saved as {json}")
+
+
+def _make(shape: str, kind: str, out: Path | None) -> None:
+    """Write a random model; its weights are made as they are written."""
+    from alpage.convert.place import check_target
+    from alpage.convert.quantize import mix_name, quantize
+    from alpage.convert.shapes import random_model
+
+    mix, source = mix_name(kind), random_model(shape)
+    target = out or Path(f"llama-{shape.lower()}.{mix}.gguf")
+    check_target(source, target, force=False, folder=False)
+    with byte_progress(target.name) as progress:
+        made = quantize(source, target, mix, progress=progress)
+    note(f"{target} has random weights, {megabytes(made.file_bytes)}: measure it with")
+    say(f"alpage bench {shlex.quote(str(target))}")
 
 
 def _without_folder(argument: str) -> str:

@@ -37,7 +37,7 @@ def model_metadata(
         entries: Entries = {
             "general.architecture": ((STRING,), "llama"),
             "general.type": ((STRING,), "model"),
-            **_shape(source.config),
+            **shape_metadata(source.config),
         }
         if source.licence:
             entries["general.license"] = ((STRING,), source.licence)
@@ -71,7 +71,8 @@ def _without(entries: Entries, pattern: re.Pattern[str]) -> Entries:
     return {key: entry for key, entry in entries.items() if not pattern.match(key)}
 
 
-def _shape(config: LlamaConfig) -> Entries:
+def shape_metadata(config: LlamaConfig) -> Entries:
+    """The entries `llama.*` that say a model's sizes."""
     numbers = {
         "vocab_size": config.vocab_size,
         "context_length": config.context_length,
