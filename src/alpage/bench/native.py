@@ -15,7 +15,7 @@ from alpage.core.types import SamplingParams
 from alpage.engine.engine import Engine
 from alpage.engine.native import NativeRunner, sample_row
 from alpage.engine.protocol import Event, FailEvent, FinishEvent, Request, StepBatch, TokenEvent
-from alpage.llama.load import load_sides
+from alpage.llama.text import load_text_side
 from alpage.weights.source import open_model
 
 _PROMPT_ROWS = 512  # as many as the scheduler puts into a step
@@ -40,11 +40,9 @@ class AlpageSide:
         self._close()
         start = perf_counter()
         with open_model(self._path) as source:
-            _, self._loaded = load_sides(
-                source,
-                lambda: NativeRunner(
-                    source, threads=self._threads, context_tokens=self._tokens, isa=self._isa
-                ),
+            load_text_side(source)
+            self._loaded = NativeRunner(
+                source, threads=self._threads, context_tokens=self._tokens, isa=self._isa
             )
         return perf_counter() - start
 

@@ -1,6 +1,5 @@
 """`Llama`: what `from alpage import Llama` gives."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from alpage.core.types import Message
 from alpage.engine.engine import Engine
 from alpage.engine.load import EngineName, load_engine
 from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
-from alpage.llama.load import load_sides
 from alpage.llama.options import SamplingOptions, sampling_params
 from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
@@ -97,9 +95,9 @@ class Llama:
             _pull(model, home)
         path = resolve(model, home)
         with open_model(path) as source:
+            side = load_text_side(source)
             info = ModelInfo.of(source, engine)
-            start = functools.partial(
-                load_engine,
+            running = load_engine(
                 source,
                 engine=engine,
                 threads=threads or settings.threads,
@@ -107,10 +105,6 @@ class Llama:
                 cache_tokens=cache_tokens,
                 isa=settings.isa,
             )
-            if engine == "torch":  # its number of threads is a setting of the calling thread
-                side, running = load_text_side(source), start()
-            else:
-                side, running = load_sides(source, start)
         record_use(path, home)
         return cls(running, side, info)
 
