@@ -6,9 +6,9 @@ Errors: root mean square over the same tensors, of the default model as float32 
 of the shapes of Llama 3.2 1B (normal, 0.02); where importance is given (measured on OTHER_TEXT, or
 random) the error is weighted with it. Perplexity: the default model in float32, made into each mix
 by both, read by Alpage's native core on TEXT; differences have the error of paired token losses.
-Speed: the whole model from F16 and from F32 until it is on the disk, in turns, medians. `--parts`
-measures some parts again and keeps the others; results go to `quantize.json`, and as tables to
-`quantize.md`.
+Speed: the whole default model from F32 and F16, and a random 1B from F16, in turns, medians.
+`--parts` measures some parts again and keeps the others; results go to `quantize.json`, and as
+tables to `quantize.md`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from alpage.catalogue.pull import pull
 from alpage.convert.calibrate import importance, text_ids
 from alpage.convert.mixes import MIXES
 from alpage.convert.quantize import quantize
+from alpage.convert.shapes import random_model
 from alpage.core.paths import atomic_write, cache_home
 from alpage.core.processors import usable_processors
 from alpage.core.settings import Settings
@@ -58,6 +59,7 @@ PARTS = ("error", "perplexity", "speed")
 KINDS = ("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0")
 MIXED = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0")
 TIMED = ("F16", "BF16", *MIXED)
+TIMED_LARGE = ("BF16", "Q8_0", "Q4_K_M", "Q4_0")
 SHAPES = {"wq": (2048, 2048), "wk": (512, 2048), "w1": (8192, 2048), "w2": (2048, 8192)}
 """Of Llama 3.2 1B."""
 CONTEXT = 512
@@ -213,34 +215,44 @@ def measure_perplexity(
     return rows
 
 
-def measure_speed(plain: Path, half: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The part "speed": seconds of each round, in turns, whole files from start to disk."""
-    target = plain.with_name("made.gguf")
+def measure_speed(
+    sources: Mapping[str, Path], mixes: Sequence[str], target: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Seconds of each round, in turns: ours until the file is on the disk, theirs until done.
+
+    `sources`: files by the type of their weights. llama.cpp's files reach the disk later, which
+    is kept as "theirs synced".
+    """
     rows: dict[str, Any] = {}
-    for mix in options.mixes or TIMED:
-        for origin, path in (("F32", plain), ("F16", half)):
+    for mix in mixes:
+        for origin, path in sources.items():
             if mix == origin:
                 continue
-            ours: list[float] = []
-            theirs: list[float] = []
+            row: dict[str, list[float]] = {"ours": [], "theirs": [], "theirs synced": []}
             for turn in range(options.runs + 1):  # the first warms up
-                start = time.perf_counter()
-                with open_model(path) as source:
-                    quantize(source, target, mix, threads=options.threads)
-                middle = time.perf_counter()
-                target.unlink()
-                begin = time.perf_counter()
-                quantise_with_llama_cpp(path, target, mix, options.threads)
-                with target.open("rb") as file:  # ours is on the disk when it is done
-                    os.fsync(file.fileno())
-                end = time.perf_counter()
-                target.unlink()
+                seconds = _one_turn(path, target, mix, options.threads)
                 if turn:
-                    ours.append(middle - start)
-                    theirs.append(end - begin)
-            rows[f"{origin} -> {mix}"] = {"ours": ours, "theirs": theirs}
-            print(f"{origin} -> {mix}: {_ratio(rows[f'{origin} -> {mix}']):.2f}x", flush=True)
+                    for key, value in zip(row, seconds, strict=True):
+                        row[key].append(value)
+            rows[f"{origin} -> {mix}"] = row
+            print(f"{origin} -> {mix}: {_ratio(row):.2f}x", flush=True)
     return rows
+
+
+def _one_turn(path: Path, target: Path, mix: str, threads: int) -> tuple[float, float, float]:
+    start = time.perf_counter()
+    with open_model(path) as source:
+        quantize(source, target, mix, threads=threads)
+    own = time.perf_counter() - start
+    target.unlink()
+    start = time.perf_counter()
+    quantise_with_llama_cpp(path, target, mix, threads)
+    theirs = time.perf_counter() - start
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    synced = time.perf_counter() - start
+    target.unlink()
+    return own, theirs, synced
 
 
 def _ratio(row: Mapping[str, list[float]]) -> float:
@@ -319,15 +331,20 @@ def _perplexity_row(mix: str, row: Mapping[str, Any]) -> str:
 
 
 def _speed_lines(rows: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "## Speed",
-        "",
-        "| | Alpage, s | llama.cpp, s | ratio |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name, row in rows.items():
-        ours, theirs = (statistics.median(row[who]) for who in ("ours", "theirs"))
-        lines.append(f"| {name} | {ours:.2f} | {theirs:.2f} | {_ratio(row):.2f} |")
+    lines = ["## Speed"]
+    for model, found in rows.items():
+        lines += [
+            "",
+            f"{model}:",
+            "",
+            "| | Alpage, s | llama.cpp, s | ratio | llama.cpp until on the disk, s |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for name, row in found.items():
+            ours, theirs, synced = (statistics.median(row[who]) for who in row)
+            lines.append(
+                f"| {name} | {ours:.2f} | {theirs:.2f} | {_ratio(row):.2f} | {synced:.2f} |"
+            )
     return lines
 
 
@@ -341,6 +358,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--calibrate-tokens", type=int, default=20_480)
     parser.add_argument("--chunks", type=int, default=40, help="of 512 tokens (default 40)")
     parser.add_argument("--runs", type=int, default=5, help="rounds of the part speed")
+    parser.add_argument(
+        "--no-large", dest="large", action="store_false", help="no speed of a random 1B"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--mixes", nargs="+", choices=tuple(MIXES), help="default: the usual ones")
     parser.add_argument("--model", type=Path, help="default: the default model")
@@ -356,11 +376,13 @@ def main(arguments: list[str]) -> None:
     file = options.out / "quantize.json"
     report: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
-        plain, half = Path(folder) / "plain.gguf", Path(folder) / "half.gguf"
+        plain = Path(folder) / "plain.gguf"
         make(model, "F32", plain, options.threads)
         with open_model(model) as source:
             ids = text_ids(source, options.calibrate.read_text("utf-8"), options.calibrate_tokens)
-            found = importance(source, ids, threads=options.threads)
+            found = {}
+            if options.parts != ["speed"]:
+                found = importance(source, ids, threads=options.threads)
         for part in options.parts:
             if part == "error":
                 rows = measure_errors(plain, found)
@@ -372,15 +394,28 @@ def main(arguments: list[str]) -> None:
                     f"importance from {len(ids):,} tokens of {options.calibrate.name}."
                 )
             else:
-                make(model, "F16", half, options.threads)
-                rows = measure_speed(plain, half, options)
+                rows = _both_sizes(model, plain, options)
                 note = (
                     f"Medians of {options.runs} rounds, in turns; the source in the system's "
-                    "cache, the result on the disk."
+                    "cache, Alpage's time until the result is on the disk."
                 )
             report[part] = {"rows": rows, "note": note, **_facts(options, arguments)}
             _save(file, json.dumps(report, indent=2) + "\n")
             _save(options.out / "quantize.md", page(report))
+
+
+def _both_sizes(model: Path, plain: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The part "speed": the default model from both floating types, and a random 1B from F16."""
+    half, large, target = (plain.with_name(name) for name in ("half", "large", "made"))
+    make(model, "F16", half, options.threads)
+    mixes = options.mixes or TIMED
+    rows = {"Default model": measure_speed({"F32": plain, "F16": half}, mixes, target, options)}
+    if options.large:
+        quantize(random_model("1b"), large, "F16")
+        rows["Random weights, the size of Llama 3.2 1B"] = measure_speed(
+            {"F16": large}, options.mixes or TIMED_LARGE, target, options
+        )
+    return rows
 
 
 def _facts(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
