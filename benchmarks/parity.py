@@ -12,17 +12,14 @@ reference's logits. Writes `parity.json` after each type and the table `parity.m
 import argparse
 import datetime
 import json
-import math
 import platform
 import shlex
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from alpage import __version__
@@ -38,11 +35,12 @@ from alpage.engine.engine import Engine
 from alpage.engine.native import NativeRunner, sample_row
 from alpage.engine.protocol import Request, Runner, TokenEvent
 from alpage.engine.torch import TorchRunner
-from alpage.evals.perplexity import Ids, Scorer, perplexity, runner_scorer
+from alpage.evals.perplexity import Scorer, runner_scorer
 from alpage.llama.text import load_text_side
 from alpage.weights.source import open_model
 from benchmarks.models import MIXED, TYPES, make, tensor_types
 from benchmarks.peer import LlamaCppScorer
+from benchmarks.scores import Scores, deviation, score
 
 HERE = Path(__file__).parent
 SHIPPED = "shipped"
@@ -63,32 +61,8 @@ class Text:
     chunks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Perplexity of one engine, and the loss of every scored token (natural log)."""
-
-    value: float
-    error: float
-    losses: "np.ndarray[Any, np.dtype[np.float64]]"
-    seconds: float
-
-
 Answer = list[tuple[int, float]]
 """Tokens with the gap between the two largest logits of their step."""
-
-
-def score(scorer: Scorer, text: Text) -> Scores:
-    """Perplexity on `text`, with the losses behind it."""
-    kept: list[Any] = []
-
-    def keeping(tokens: Ids, first: int, /) -> Any:
-        kept.append(scorer(tokens, first))
-        return kept[-1]
-
-    start = time.perf_counter()
-    found = perplexity(keeping, text.ids, context=CONTEXT, bos=text.bos, chunks=text.chunks)
-    seconds = time.perf_counter() - start
-    return Scores(found.value, found.standard_error, -np.concatenate(kept), seconds)
 
 
 def continuations(engine: Engine, prompts: list[list[int]]) -> list[Answer]:
@@ -118,7 +92,7 @@ def first_difference(answer: Answer, reference: Answer) -> tuple[int, float | No
 
 def run_engine(runner: Runner, text: Text, prompts: list[list[int]]) -> tuple[Scores, list[Answer]]:
     """Score the text and continue the prompts; closes the runner."""
-    scores = score(runner_scorer(runner), text)
+    scores = _score(runner_scorer(runner), text)
     engine = Engine(runner, sampler=sample_row)
     try:
         return scores, continuations(engine, prompts)
@@ -145,7 +119,7 @@ def compare(path: Path, text: Text, prompts: list[list[int]], options: Any) -> d
         "isa": isa,
         "native": _numbers(own),
         "reference": _numbers(right),
-        **_deviation(own, right),
+        **deviation(own, right),
         "prompts": len(prompts),
         "prompts_equal": sum(gap is None for _, gap in agreed),
         "steps_compared": sum(step for step, _ in agreed),
@@ -158,26 +132,18 @@ def compare(path: Path, text: Text, prompts: list[list[int]], options: Any) -> d
 
 
 def _numbers(scores: Scores) -> dict[str, float]:
-    return {
-        "perplexity": scores.value,
-        "standard_error": scores.error,
-        "seconds": round(scores.seconds, 1),
-    }
+    return {**scores.numbers(), "seconds": round(scores.seconds, 1)}
 
 
-def _deviation(own: Scores, right: Scores) -> dict[str, float]:
-    """Relative deviation of the perplexity; its error is that of the paired token losses."""
-    difference = own.losses - right.losses
-    relative = own.value / right.value - 1
-    error = float(difference.std()) / math.sqrt(len(difference)) * own.value / right.value
-    return {"deviation": relative, "deviation_error": error}
+def _score(scorer: Scorer, text: Text) -> Scores:
+    return score(scorer, text.ids, context=CONTEXT, bos=text.bos, chunks=text.chunks)
 
 
 def beside_llama_cpp(path: Path, text: Text, row: dict[str, Any], threads: int) -> None:
     """Add llama.cpp's perplexity, and how far it is from the reference's."""
     scorer = LlamaCppScorer(path, threads)
     try:
-        found = score(scorer, text)
+        found = _score(scorer, text)
     finally:
         scorer.close()
     row["llama.cpp"] = _numbers(found)

@@ -16,7 +16,6 @@ import ctypes
 import datetime
 import importlib
 import json
-import math
 import os
 import platform
 import shlex
@@ -25,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,7 @@ from alpage.core.paths import atomic_write, cache_home
 from alpage.core.processors import usable_processors
 from alpage.core.settings import Settings
 from alpage.engine.native import NativeRunner
-from alpage.evals.perplexity import Ids, perplexity, runner_scorer
+from alpage.evals.perplexity import runner_scorer
 from alpage.llama.text import load_text_side
 from alpage.weights.contents import ModelSource
 from alpage.weights.dequantize import dequantize_blocks
@@ -53,6 +51,7 @@ from alpage.weights.quantize import encode
 from alpage.weights.source import open_model
 from alpage.weights.tensor import TensorType
 from benchmarks.models import make, quantise_with_llama_cpp
+from benchmarks.scores import Scores, deviation, score
 
 HERE = Path(__file__).parent
 PARTS = ("error", "perplexity", "speed")
@@ -151,43 +150,16 @@ def measure_errors(plain: Path, found: Mapping[str, Floats]) -> dict[str, Any]:
     return {"default model": default, "random 1B shapes": errors(random_tensors)}
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Perplexity of one file, and the loss of every scored token (natural log)."""
-
-    value: float
-    error: float
-    losses: NDArray[np.float64]
-
-    def numbers(self) -> dict[str, float]:
-        """What is kept of it."""
-        return {"perplexity": self.value, "standard_error": self.error}
-
-
-def score(path: Path, text: str, chunks: int, threads: int) -> Score:
+def score_file(path: Path, text: str, chunks: int, threads: int) -> Scores:
     """Perplexity of a file, read by the native core."""
     with open_model(path) as source:
         side = load_text_side(source)
         runner = NativeRunner(source, threads=threads, context_tokens=CONTEXT)
     bos = side.tokenizer.bos_id if side.tokenizer.add_bos else None
     ids = side.encode_prompt(text)
-    plain, kept = runner_scorer(runner), []
-
-    def keeping(tokens: Ids, first: int, /) -> NDArray[np.float64]:
-        kept.append(plain(tokens, first))
-        return kept[-1]
-
-    found = perplexity(keeping, ids, context=CONTEXT, bos=bos, chunks=chunks)
+    found = score(runner_scorer(runner), ids, context=CONTEXT, bos=bos, chunks=chunks)
     runner.close()
-    return Score(found.value, found.standard_error, -np.concatenate(kept))
-
-
-def compared(ours: Score, theirs: Score) -> dict[str, float]:
-    """How far our perplexity lies from theirs; the error is that of the paired token losses."""
-    difference = ours.losses - theirs.losses
-    ratio = ours.value / theirs.value
-    error = float(difference.std()) / math.sqrt(len(difference)) * ratio
-    return {"deviation": ratio - 1, "deviation_error": error}
+    return found
 
 
 def measure_perplexity(
@@ -197,18 +169,18 @@ def measure_perplexity(
     threads, rows = options.threads, {}
     target = plain.with_name("made.gguf")
     by_file = {from_canonical(name, "gguf"): values for name, values in found.items()}
-    rows["source"] = {"ours": score(plain, text, options.chunks, threads).numbers()}
+    rows["source"] = {"ours": score_file(plain, text, options.chunks, threads).numbers()}
     for mix in options.mixes or MIXED:
         row: dict[str, Any] = {}
         for label, ours, theirs in (("", None, None), (" calibrated", found, by_file)):
             with open_model(plain) as source:
                 quantize(source, target, mix, importance=ours, threads=threads)
-            own = score(target, text, options.chunks, threads)
+            own = score_file(target, text, options.chunks, threads)
             target.unlink()
             quantise_with_llama_cpp(plain, target, mix, threads, theirs)
-            other = score(target, text, options.chunks, threads)
+            other = score_file(target, text, options.chunks, threads)
             target.unlink()
-            row[f"ours{label}"] = own.numbers() | compared(own, other)
+            row[f"ours{label}"] = own.numbers() | deviation(own, other)
             row[f"theirs{label}"] = other.numbers()
         rows[mix] = row
         print(_perplexity_row(mix, row), flush=True)

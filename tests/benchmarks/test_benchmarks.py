@@ -12,7 +12,7 @@ from tests.weights.gguf_files import U32, quantised, tiny_model
 from alpage.bench.llamacpp import is_installed
 from alpage.weights.source import open_model
 from alpage.weights.tensor import TensorType
-from benchmarks import parity, quantize, render
+from benchmarks import parity, quantize, render, scores
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_there_are_sixty_different_prompts() -> None:
 def test_the_deviation_has_the_error_of_paired_losses() -> None:
     right = np.random.default_rng(1).normal(3, 2, 1000)
     own = right + 0.01
-    scores = [parity.Scores(float(np.exp(x.mean())), 0.0, x, 0.0) for x in (own, right)]
-    found = parity._deviation(*scores)
+    pair = [scores.Scores(float(np.exp(x.mean())), 0.0, x, 0.0) for x in (own, right)]
+    found = scores.deviation(*pair)
     assert found["deviation"] == pytest.approx(math.exp(0.01) - 1)
     assert found["deviation_error"] == pytest.approx(0, abs=1e-12)
 

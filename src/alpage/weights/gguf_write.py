@@ -83,11 +83,7 @@ def write_gguf(
     file.write(header)
     done = 0
     for tensor in tensors:
-        for chunk in checked_chunks(tensor):
-            file.write(chunk.data)
-            done += chunk.size
-            if progress is not None:
-                progress(done, total)
+        done = write_chunks(file, tensor, done, total, progress)
         file.write(bytes(-tensor.nbytes % alignment))
 
 
@@ -103,7 +99,22 @@ def _table(header: bytearray, tensors: Sequence[PlannedTensor], alignment: int) 
     return total
 
 
-def checked_chunks(tensor: PlannedTensor) -> Iterator[NDArray[np.uint8]]:
+def write_chunks(
+    file: IO[bytes], tensor: PlannedTensor, done: int, total: int, progress: Progress | None
+) -> int:
+    """Write a tensor's bytes; `done` of `total` bytes of weights were written before it.
+
+    Returns how many are written then, as `progress` hears after each chunk.
+    """
+    for chunk in _checked_chunks(tensor):
+        file.write(chunk.data)
+        done += chunk.size
+        if progress is not None:
+            progress(done, total)
+    return done
+
+
+def _checked_chunks(tensor: PlannedTensor) -> Iterator[NDArray[np.uint8]]:
     """The tensor's chunks; the table has promised their size, so another one is a bug."""
     left = tensor.nbytes
     for chunk in tensor.chunks():

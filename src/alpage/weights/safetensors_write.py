@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from alpage.core.errors import UnsupportedError
-from alpage.weights.gguf_write import PlannedTensor, Progress, checked_chunks
+from alpage.weights.gguf_write import PlannedTensor, Progress, write_chunks
 from alpage.weights.tensor import TensorType
 
 _TYPES = (TensorType.F32, TensorType.F16, TensorType.BF16)
@@ -41,8 +41,4 @@ def write_safetensors(
     file.write(len(header).to_bytes(8, "little") + header)
     done = 0
     for tensor in ordered:
-        for chunk in checked_chunks(tensor):
-            file.write(chunk.data)
-            done += chunk.size
-            if progress is not None:
-                progress(done, offset)
+        done = write_chunks(file, tensor, done, offset, progress)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from alpage.core.errors import UnsupportedError
-from alpage.weights.gguf_write import PlannedTensor, Progress, checked_chunks
+from alpage.weights.gguf_write import PlannedTensor, Progress, write_chunks
 from alpage.weights.tensor import TensorType
 
 _STORAGES = {
@@ -53,11 +53,7 @@ def write_torch(
                 out.write(content)
         for key, tensor in enumerate(tensors):
             with archive.open(_info(archive, f"{name}/data/{key}", tensor.nbytes), "w") as out:
-                for chunk in checked_chunks(tensor):
-                    out.write(chunk.data)
-                    done += chunk.size
-                    if progress is not None:
-                        progress(done, total)
+                done = write_chunks(out, tensor, done, total, progress)
         with archive.open(_info(archive, f"{name}/version", 2), "w") as out:
             out.write(b"3\n")
 
