@@ -20,13 +20,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0, help="stop after this time")
     parser.add_argument("--jobs", type=int, default=1, help="targets that run at a time")
     parser.add_argument("--nice", type=int, default=10)
+    parser.add_argument("--resume", action="store_true", help="go on where a cut run ended")
     parser.add_argument("--replay", help="one case, as a finding names it")
     parser.add_argument("--record", action="store_true", help="write benchmarks/fuzz.md")
     parser.add_argument("--core", type=Path, help="the core built with sanitizers")
     parser.add_argument("--preload", default="", help="the sanitizers' libraries")
     options = parser.parse_args()
     scratch = CHECKOUT / "build" / "fuzz" / "run"
-    settings = Settings(options.core, scratch, options.seed, options.nice, options.preload)
+    settings = Settings(
+        options.core, scratch, options.seed, options.nice, options.preload, options.resume
+    )
     if options.replay:
         finding = replay(options.replay, settings)
         print(f"{finding.what}\n{finding.detail}" if finding else "nothing is wrong with this case")

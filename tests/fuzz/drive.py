@@ -23,8 +23,8 @@ HANG = 60.0
 """Seconds on the clock without an end of a case: ten times the limit, for busy machines."""
 WORKER_MEMORY = 2 << 30
 """Resident bytes of a worker at which it is stopped, before the machine suffers."""
-CHUNK = 20_000
-"""Cases of one process."""
+CHUNK = 5_000
+"""Cases of one process; what came of them is kept on disk, for a run that is cut and resumed."""
 _MOST_FINDINGS = 200
 
 
@@ -86,14 +86,17 @@ class Settings:
     seed: int = 1
     niceness: int = 0
     preload: str = ""
+    resume: bool = False
+    """Go on behind what an earlier run of the same seed left in `scratch`."""
 
 
 def run_target(name: str, count: int, settings: Settings, *, deadline: float = 0) -> Tally:
     """Run `count` cases of a target, fewer when the clock passes `deadline`."""
-    tally = Tally(name)
-    corpus = settings.scratch / f"{name}.corpus"
-    corpus.unlink(missing_ok=True)
-    number, start = 0, time.monotonic()
+    corpus, kept = settings.scratch / f"{name}.corpus", settings.scratch / f"{name}.json"
+    tally = _kept(kept, settings) or Tally(name)
+    if not tally.inputs:
+        corpus.unlink(missing_ok=True)
+    number, before, start = tally.inputs, tally.seconds, time.monotonic()
     while number < count and len(tally.findings) < _MOST_FINDINGS:
         left = deadline - time.monotonic() if deadline else 1e9
         if left <= 0:
@@ -113,10 +116,25 @@ def run_target(name: str, count: int, settings: Settings, *, deadline: float = 0
             tally.outcomes["crash"] += 1
             tally.found(Finding(ended.died[0], ended.last, ended.died[1]))
             number += 1
-    tally.seconds = time.monotonic() - start
+        tally.seconds = before + time.monotonic() - start
+        counted = {"seed": settings.seed, "tally": vars(tally)}
+        kept.write_text(json.dumps(counted, default=vars), "utf-8")
     tally.kinds = len(corpus.read_text("utf-8").splitlines()) if corpus.exists() else 0
     for finding in tally.findings.values():
         shorten(finding, settings)
+    return tally
+
+
+def _kept(path: Path, settings: Settings) -> Tally | None:
+    """What an earlier run of the same seed counted, where the run is a resumed one."""
+    if not settings.resume or not path.exists():
+        return None
+    kept = json.loads(path.read_text("utf-8"))
+    if kept["seed"] != settings.seed:
+        return None
+    tally = Tally(**kept["tally"])
+    tally.outcomes = Counter(tally.outcomes)
+    tally.findings = {key: Finding(**finding) for key, finding in kept["tally"]["findings"].items()}
     return tally
 
 

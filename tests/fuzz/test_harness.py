@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from tests.fuzz import judge as judging
 from tests.fuzz.case import build, parse, text_of
-from tests.fuzz.drive import CHECKOUT, Finding, Settings, Tally, shorten
+from tests.fuzz.drive import CHECKOUT, Finding, Settings, Tally, run_target, shorten
 from tests.fuzz.targets import TARGETS
 
 from alpage.core.errors import FormatError, InternalError
@@ -157,3 +158,13 @@ def test_the_record_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (target,) = json.loads(data.read_text())["targets"]
     assert target["outcomes"] == {"ok finite": 1, "KeyError": 1}
     assert target["findings"][0]["case"] == "gguf:2"
+
+
+def test_a_cut_run_goes_on_where_it_ended(tmp_path: Path) -> None:
+    whole = run_target("weights", 60, Settings(None, tmp_path / "whole"))
+    cut = Settings(None, tmp_path / "cut")
+    run_target("weights", 25, cut)
+    resumed = run_target("weights", 60, replace(cut, resume=True))
+    assert (resumed.inputs, resumed.kinds) == (60, whole.kinds)
+    assert resumed.outcomes == whole.outcomes
+    assert run_target("weights", 25, replace(cut, seed=2, resume=True)).inputs == 25
