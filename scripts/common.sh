@@ -105,7 +105,19 @@ need_install() {
     say "installing Alpage and compiling its core (a few minutes the first time)"
     install_build_requirements
     (cd "$root" && pip install --no-build-isolation --editable ".$extras")
+    if [ "$wanted" = test ] && [ "${CI:-}" = true ]; then
+        install_judge
+    fi
     printf '%s %s\n' "$wanted" "$now" >"$stamp"
+}
+
+# llama.cpp judges files, tokens and weights of ours; compiled for quick building, not for speed,
+# which is why a benchmark needs `pip install -e '.[bench]'` instead. Its tests skip without it.
+install_judge() {
+    say "compiling llama-cpp-python, a judge of the tests (about four minutes)"
+    CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1" \
+        pip install "$(sed -n 's/^bench = \["\(.*\)"\]/\1/p' "$root/pyproject.toml")" ||
+        say "llama-cpp-python does not build here: what it judges is skipped"
 }
 
 # Without build isolation the build folder stays valid, so that only changed files are compiled.
