@@ -157,6 +157,8 @@ NB_MODULE(_native, m) {
              [](const PyModel& self, const std::string& name) {
                  return self.model.observed_rows(name);
              }, "name"_a)
+        .def("time_stages", [](PyModel& self) { self.model.time_stages(); })
+        .def("stage_seconds", [](const PyModel& self) { return self.model.stage_seconds(); })
         .def_prop_ro("isa", [](const PyModel& self) { return self.model.isa(); })
         .def_prop_ro("threads", [](const PyModel& self) { return self.model.threads(); })
         .def_prop_ro("weight_bytes", [](const PyModel& self) { return self.model.weight_bytes(); })

@@ -104,10 +104,20 @@ void Forward::each_row(int id, int64_t rows, Fn&& fn) const {
 }
 
 void Forward::thread(int id) {
+    if (times_ && id == 0) times_->last = std::chrono::steady_clock::now();
     embed(id);
-    pool_.barrier();
+    end(id, embed_stage);
     for (int64_t index = 0; index < shape_.n_layers; ++index) layer(id, index);
     if (batch_->output_count) finish(id);
+}
+
+// Every thread has done its share of a stage.
+void Forward::end(int id, Stage stage) {
+    pool_.barrier();
+    if (!times_ || id != 0) return;
+    const auto now = std::chrono::steady_clock::now();
+    times_->seconds[stage] += std::chrono::duration<double>(now - times_->last).count();
+    times_->last = now;
 }
 
 void Forward::embed(int id) {
@@ -132,43 +142,43 @@ void Forward::layer(int id, int64_t index) {
     InputSquares::Layer* squares = squares_ ? &squares_->layers[index] : nullptr;
 
     normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}));
-    pool_.barrier();
+    end(id, norm_stage);
     if (squares) add_squares(id, normed_.data(), rows, squares->attention);
     const Product qkv[] = {{&l.wq, &qkv_[0], qkv_width_},
                            {&l.wk, &qkv_[query_width_], qkv_width_},
                            {&l.wv, &qkv_[query_width_ + key_width_], qkv_width_}};
     multiply(activations(normed_.data(), s.dim), rows, qkv, 3, false);
-    pool_.barrier();
+    end(id, qkv_stage);
     rotate(id, index);
-    pool_.barrier();
+    end(id, rope_stage);
     attend(id, index);
-    pool_.barrier();
+    end(id, attention_stage);
     if (wants_quantised({&l.wo})) {
         each_row(id, rows, [&](int64_t r) {
             quantise(r, &mixed_[r * query_width_], query_width_);
         });
-        pool_.barrier();
+        end(id, attention_stage);
     }
     if (squares) add_squares(id, mixed_.data(), rows, squares->mixed);
     const Product out{&l.wo, x_.data(), s.dim};
     multiply(activations(mixed_.data(), query_width_), rows, &out, 1, true);
-    pool_.barrier();
+    end(id, out_stage);
 
     normalise(id, l.ffn_norm.data(), wants_quantised({&l.w1, &l.w3}));
-    pool_.barrier();
+    end(id, norm_stage);
     if (squares) add_squares(id, normed_.data(), rows, squares->ffn);
     const Product gate_up[] = {{&l.w1, gate_.data(), s.ffn_dim}, {&l.w3, up_.data(), s.ffn_dim}};
     multiply(activations(normed_.data(), s.dim), rows, gate_up, 2, false);
-    pool_.barrier();
+    end(id, gate_up_stage);
     each_row(id, rows, [&](int64_t r) {
         kernels_.swiglu(&gate_[r * s.ffn_dim], &up_[r * s.ffn_dim], s.ffn_dim);
         if (wants_quantised({&l.w2})) quantise(r, &gate_[r * s.ffn_dim], s.ffn_dim);
     });
-    pool_.barrier();
+    end(id, swiglu_stage);
     if (squares) add_squares(id, gate_.data(), rows, squares->down);
     const Product down{&l.w2, x_.data(), s.dim};
     multiply(activations(gate_.data(), s.ffn_dim), rows, &down, 1, true);
-    pool_.barrier();
+    end(id, down_stage);
 }
 
 void Forward::finish(int id) {
@@ -184,10 +194,11 @@ void Forward::finish(int id) {
         pool_.barrier();
         add_squares(id, hidden_ ? result_.data() : normed_.data(), outputs, squares_->head);
     }
+    end(id, norm_stage);
     if (hidden_) return;
-    pool_.barrier();
     const Product logits{&head, result_.data(), shape_.vocab_size};
     multiply(activations(normed_.data(), dim), outputs, &logits, 1, false);
+    end(id, head_stage);
 }
 
 void Forward::normalise(int id, const float* weight, bool quantised) {
@@ -229,8 +240,10 @@ void Forward::multiply(const Activations& x, int64_t rows, const Product* produc
     const int64_t block_rows = ((rows + row_blocks - 1) / row_blocks + 7) / 8 * 8;
     int64_t panels = 0;
     for (int i = 0; i < count; ++i) panels += products[i].matrix->panel_count();
-    const int64_t wanted = std::max<int64_t>(1, panels * row_blocks / (pool_.size() * 8));
-    const int64_t group = rows == 1 ? std::max<int64_t>(wanted, 8) : wanted;
+    // Pieces small enough that a thread on a busy processor holds nobody up, and whole tiles.
+    const int64_t tile = kernels_.panel_tile;
+    const int64_t wanted = panels * row_blocks / (pool_.size() * 16) / tile * tile;
+    const int64_t group = std::max<int64_t>(wanted, rows == 1 ? 8 : tile);
     for (int64_t item = pool_.next();; item = pool_.next()) {
         int64_t index = item;
         const Product* product = products;

@@ -1,6 +1,7 @@
 // One forward pass over a batch of rows: every thread runs the same stages with barriers between.
 #pragma once
 
+#include <chrono>
 #include <initializer_list>
 #include <vector>
 
@@ -34,6 +35,17 @@ struct InputSquares {
     std::vector<double> head;  // over output rows alone
 };
 
+// Seconds by stage, as thread 0 sees them: each ends when the last thread is done.
+enum Stage { embed_stage, norm_stage, qkv_stage, rope_stage, attention_stage, out_stage,
+             gate_up_stage, swiglu_stage, down_stage, head_stage, stage_count };
+inline constexpr const char* stage_names[stage_count] = {
+    "embedding", "norm",        "qkv",    "rope", "attention",
+    "out",       "gate and up", "swiglu", "down", "head"};
+struct StageTimes {
+    double seconds[stage_count] = {};
+    std::chrono::steady_clock::time_point last;
+};
+
 class Forward {
 public:
     Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache);
@@ -41,6 +53,8 @@ public:
     const float* run(const Batch& batch, bool hidden);
     // Every later pass adds to `squares` (null: none does).
     void observe(InputSquares* squares) { squares_ = squares; }
+    // Likewise, every later pass adds to `times`.
+    void time(StageTimes* times) { times_ = times; }
 
 private:
     // Queries of neighbouring rows of one sequence that share a key/value head: one kernel call
@@ -62,6 +76,7 @@ private:
     void resize(int64_t rows, int64_t outputs, bool hidden);
     void plan_attention();
     void thread(int id);
+    void end(int id, Stage stage);
     void layer(int id, int64_t index);
     void embed(int id);
     void rotate(int id, int64_t layer);
@@ -88,6 +103,7 @@ private:
     const int64_t query_width_, key_width_, qkv_width_;
 
     InputSquares* squares_ = nullptr;
+    StageTimes* times_ = nullptr;
     const Batch* batch_ = nullptr;  // of the running pass
     bool hidden_ = false;
     bool split_chunks_ = false;

@@ -17,6 +17,7 @@ struct Model::Parts {
     KvCache cache;
     std::unique_ptr<Forward> forward;
     std::unique_ptr<InputSquares> squares;
+    std::unique_ptr<StageTimes> times;
 };
 
 namespace {
@@ -138,6 +139,7 @@ void Model::finish(int64_t pages) {
     parts_->cache = KvCache(w.shape, pages);
     parts_->forward = std::make_unique<Forward>(w, *parts_->pool, *parts_->kernels, parts_->cache);
     parts_->squares.reset();
+    parts_->times.reset();
 }
 
 namespace {
@@ -220,6 +222,20 @@ const std::vector<double>& Model::squares(const std::string& name, int64_t layer
 int64_t Model::observed_rows(const std::string& name) const {
     if (!parts_->squares) return 0;
     return name == "output" ? parts_->squares->outputs : parts_->squares->rows;
+}
+
+void Model::time_stages() {
+    if (!parts_->forward) refuse("finish() comes before time_stages()");
+    parts_->times = std::make_unique<StageTimes>();
+    parts_->forward->time(parts_->times.get());
+}
+
+std::vector<std::pair<std::string, double>> Model::stage_seconds() const {
+    std::vector<std::pair<std::string, double>> result;
+    for (int i = 0; parts_->times && i < stage_count; ++i) {
+        result.emplace_back(stage_names[i], parts_->times->seconds[i]);
+    }
+    return result;
 }
 
 }  // namespace alpage

@@ -118,7 +118,8 @@ inline bool encode_q8_0(const Source& source, int64_t at, int64_t count, uint8_t
 // The scale that needs no search is among the first ones: numbers that have this type already keep
 // their values. The search is short, or long for weights of unequal importance, whose best scale is
 // farther from the plain one.
-constexpr Search short_scales4{1, 3, {-8.4f, -8.0f, -7.5f}};
+constexpr Search short_scales4{1, 12, {-8.8f, -8.6f, -8.4f, -8.2f, -8.0f, -7.8f, -7.6f, -7.4f,
+                                       -7.2f, -6.9f, 7.4f, 7.0f}};
 constexpr Search short_scales5{1, 2, {-16.0f, -15.2f}};
 constexpr Search long_scales4{4, 16, {-8.8f, -8.6f, -8.4f, -8.2f, -8.0f, -7.8f, -7.6f, -7.4f, -7.2f,
                                       -7.0f, -6.8f, -6.6f, 7.6f, 7.4f, 7.2f, 7.0f}};

@@ -3,6 +3,8 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "alpage/types.h"
 
@@ -40,6 +42,10 @@ public:
     void observe();
     const std::vector<double>& squares(const std::string& name, int64_t layer) const;
     int64_t observed_rows(const std::string& name) const;
+
+    // Seconds by stage of the forward passes since time_stages(), in the order of the stages.
+    void time_stages();
+    std::vector<std::pair<std::string, double>> stage_seconds() const;
 
     const ModelShape& shape() const;
     const char* isa() const;

@@ -11,7 +11,7 @@
 namespace alpage {
 namespace {
 
-constexpr int max_rows = 2, attention_tile = 4;
+constexpr int max_rows = 2, direct_rows = 2, attention_tile = 4;
 
 struct V {
     struct F { __m256 a, b; };
@@ -184,7 +184,7 @@ struct V {
 
 }  // namespace
 
-const Kernels avx2_kernels{"avx2",    matmul,    quantise, rms_norm,
+const Kernels avx2_kernels{"avx2", 1,         matmul,  quantise, rms_norm,
                             swiglu, attention, largest, softmax_weights};
 
 }  // namespace alpage

@@ -11,7 +11,8 @@
 namespace alpage {
 namespace {
 
-constexpr int max_rows = 8, attention_tile = 8;
+#define ALPAGE_GEMM_PANELS 4
+constexpr int max_rows = 8, direct_rows = 4, attention_tile = 8;
 
 struct V {
     using F = __m512;
@@ -81,6 +82,13 @@ struct V {
         __builtin_memcpy(&four, x, 4);
         return _mm512_dpbusd_epi32(dot, weights, _mm512_set1_epi32(four));
     }
+    static I spread(const void* x) {  // 4 bytes over all lanes
+        int four;
+        __builtin_memcpy(&four, x, 4);
+        return _mm512_set1_epi32(four);
+    }
+    static I dot_lanes(I dot, I weights, I x) { return _mm512_dpbusd_epi32(dot, weights, x); }
+    static void store_bytes(uint8_t* p, I a) { _mm512_store_si512(p, a); }
     static I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
     template <int n>
     static I shift_lanes(I a) { return _mm512_slli_epi32(a, n); }
@@ -102,7 +110,7 @@ struct V {
 
 }  // namespace
 
-const Kernels avx512_kernels{"avx512",    matmul,    quantise, rms_norm,
-                            swiglu, attention, largest, softmax_weights};
+const Kernels avx512_kernels{"avx512", ALPAGE_GEMM_PANELS, matmul,  quantise,       rms_norm,
+                             swiglu,   attention,          largest, softmax_weights};
 
 }  // namespace alpage

@@ -76,11 +76,11 @@ struct MatmulPart {
     bool accumulate;  // y += instead of y =
 };
 
-// Scores and weighted values of up to 8 queries that share a key/value head, over one chunk of at
+// Scores and weighted values of up to 24 queries that share a key/value head, over one chunk of at
 // most `attention_chunk` tokens. Key pages are bf16 [head_dim / 2][16][2], value pages bf16
 // [8][head_dim rounded up to 16][2] (pairs of tokens).
 inline constexpr int attention_chunk = 256;
-inline constexpr int attention_queries = 8;
+inline constexpr int attention_queries = 24;
 struct AttentionPart {
     int64_t head_dim;
     int queries;
@@ -98,6 +98,7 @@ struct AttentionPart {
 
 struct Kernels {
     const char* name;
+    int panel_tile;  // a product of many rows is fastest over multiples of so many panels
     void (*matmul)(const MatmulPart& part, const Activations& x);
     // One row to integers: scale = max|x| / (127 * 128) per 32 columns; see Activations.
     void (*quantise)(const float* x, int64_t columns, int8_t* q, float* scale, float* sum,

@@ -182,7 +182,7 @@ double softmax_weights(const float* x, int64_t n, float maximum, float inverse_t
 
 }  // namespace
 
-const Kernels scalar_kernels{"scalar",    matmul,    quantise, rms_norm,
+const Kernels scalar_kernels{"scalar", 1,         matmul,  quantise, rms_norm,
                             swiglu, attention, largest, softmax_weights};
 
 }  // namespace alpage

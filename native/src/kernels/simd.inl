@@ -1,6 +1,8 @@
 // Kernels written once for vectors of 16 lanes and compiled for each instruction set: the including
 // file defines `struct V` (types F: 16 floats, I: 64 bytes; and the operations used below) in its
-// unnamed namespace, and `constexpr int max_rows`, how many activation rows fit its registers.
+// unnamed namespace, `constexpr int max_rows`, how many activation rows fit its registers, and
+// `direct_rows`, the same for quantised weights that are unpacked as they are used. More rows go
+// through gemm.inl if ALPAGE_GEMM_PANELS says how many panels its tiles have.
 //
 // Every row of a product is computed by the same operations in the same order whatever the tile
 // it is in, so a token gives the same bits alone and in any batch.
@@ -253,6 +255,10 @@ void row_tiles(int64_t row, int64_t end, Fn&& fn) {
     if constexpr (R > 1) row_tiles<R / 2>(row, end, fn);
 }
 
+#ifdef ALPAGE_GEMM_PANELS
+#include "kernels/gemm.inl"
+#endif
+
 template <TensorType type>
 void matmul_type(const MatmulPart& part, const Activations& x) {
     const PanelLayout layout = panel_layout(type, part.columns);
@@ -261,10 +267,14 @@ void matmul_type(const MatmulPart& part, const Activations& x) {
             float_rows<type, rows>(part, layout.bytes(), x, row);
         });
     } else {
+        constexpr int most = direct_rows;
+#ifdef ALPAGE_GEMM_PANELS
+        if (part.row_end - part.row_begin > most) return gemm<type>(part, x);
+#endif
         for (int64_t p = part.panel_begin; p < part.panel_end; ++p) {
             const uint8_t* panel = part.panels + p * layout.bytes();
             const int64_t first = p * panel_rows, count = part.matrix_rows - first;
-            row_tiles<max_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
+            row_tiles<most>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
                 quant_tile<type, rows>(part, panel, panel + layout.scale_bytes, x, row,
                                        part.y + row * part.stride + first, count);
             });
@@ -350,92 +360,7 @@ void swiglu(float* gate, const float* up, int64_t n) {
     for (; i < n; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
-// ---------------------------------------------------------------- attention
-
-// Scores of Q queries against one page: lanes are the page's 16 tokens.
-template <int Q>
-void page_scores(const AttentionPart& part, int first, const uint16_t* keys, float* scores) {
-    F even[Q], odd[Q];
-    unroll<Q>([&](auto i) { even[i] = odd[i] = V::zero(); });
-    for (int64_t d = 0; d < part.head_dim; d += 2, keys += 2 * page_tokens) {
-        const I pair = V::load(keys);
-        const F low = V::low_bf16(pair), high = V::high_bf16(pair);
-        unroll<Q>([&](auto i) {
-            const float* q = part.q[first + i] + d;
-            even[i] = V::fma(low, V::set1(q[0]), even[i]);
-            odd[i] = V::fma(high, V::set1(q[1]), odd[i]);
-        });
-    }
-    unroll<Q>([&](auto i) { V::store(scores + i * attention_chunk, V::add(even[i], odd[i])); });
-}
-
-// out[d] = sum over tokens of p[token] * value[token][d], 16 lanes of d at a time.
-template <int Q>
-void weighted_values(const AttentionPart& part, int first, const float* weights, int tokens) {
-    const int64_t padded = (part.head_dim + 15) / 16 * 16;
-    for (int64_t d = 0; d < padded; d += 16) {
-        F total[Q];
-        unroll<Q>([&](auto i) { total[i] = V::zero(); });
-        for (int t = 0; t < tokens; t += 2) {
-            const uint16_t* page = part.values + part.pages[t / page_tokens] * part.value_stride;
-            const I pair = V::load(page + (t % page_tokens / 2 * padded + d) * 2);
-            const F low = V::low_bf16(pair);
-            unroll<Q>([&](auto i) {
-                const F p = V::set1(weights[i * attention_chunk + t]);
-                total[i] = V::fma(p, low, total[i]);
-            });
-            // The slot behind the last token holds what an earlier request left there.
-            if (t + 1 == tokens) break;
-            const F high = V::high_bf16(pair);
-            unroll<Q>([&](auto i) {
-                const F p = V::set1(weights[i * attention_chunk + t + 1]);
-                total[i] = V::fma(p, high, total[i]);
-            });
-        }
-        float* out = part.out + first * part.out_stride + d;
-        unroll<Q>([&](auto i) { V::store(out + i * part.out_stride, total[i]); });
-    }
-}
-
-// scores -> exp(score - max) in place, 0 for what the query does not see.
-inline void softmax_part(float* scores, int visible, int tokens, float& maximum, float& sum) {
-    const int padded = (tokens + 15) / 16 * 16;
-    for (int t = visible; t < padded; ++t) scores[t] = -INFINITY;
-    F largest = V::set1(-INFINITY);
-    for (int t = 0; t < visible; t += 16) largest = V::max(largest, V::loadf(scores + t));
-    maximum = V::reduce_max(largest);
-    F total = V::zero();
-    for (int t = 0; t < visible; t += 16) {
-        F p = exponential(V::sub(V::loadf(scores + t), V::set1(maximum)));
-        if (t + 16 > visible) p = V::first_lanes(p, visible - t);
-        V::store(scores + t, p);
-        total = V::add(total, p);
-    }
-    for (int t = (visible + 15) / 16 * 16; t < padded; ++t) scores[t] = 0;
-    sum = V::reduce_add(total);
-}
-
-template <int Q>
-void attend(const AttentionPart& part, int first) {
-    alignas(64) float scores[Q * attention_chunk];
-    int tokens = 0;
-    for (int i = 0; i < Q; ++i) tokens = std::max(tokens, part.visible[first + i]);
-    for (int t = 0; t < tokens; t += page_tokens) {
-        const uint16_t* keys = part.keys + part.pages[t / page_tokens] * part.key_stride;
-        page_scores<Q>(part, first, keys, scores + t);
-    }
-    for (int i = 0; i < Q; ++i) {
-        softmax_part(scores + i * attention_chunk, part.visible[first + i], tokens,
-                     part.maximum[first + i], part.total[first + i]);
-    }
-    weighted_values<Q>(part, first, scores, tokens);
-}
-
-void attention(const AttentionPart& part) {
-    row_tiles<attention_tile>(0, part.queries, [&](int64_t first, auto queries) {
-        attend<queries>(part, static_cast<int>(first));
-    });
-}
+#include "kernels/attention.inl"
 
 // ---------------------------------------------------------------- sampling
 
