@@ -141,14 +141,19 @@ void Forward::layer(int id, int64_t index) {
 
     InputSquares::Layer* squares = squares_ ? &squares_->layers[index] : nullptr;
 
-    normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}));
-    end(id, norm_stage);
-    if (squares) add_squares(id, normed_.data(), rows, squares->attention);
     const Product qkv[] = {{&l.wq, &qkv_[0], qkv_width_},
                            {&l.wk, &qkv_[query_width_], qkv_width_},
                            {&l.wv, &qkv_[query_width_ + key_width_], qkv_width_}};
-    multiply(activations(normed_.data(), s.dim), rows, qkv, 3, false);
+    const Product out{&l.wo, x_.data(), s.dim}, down{&l.w2, x_.data(), s.dim};
+    const Product gate_up[] = {{&l.w1, gate_.data(), s.ffn_dim}, {&l.w3, up_.data(), s.ffn_dim}};
+
+    fetch_ahead(id, qkv, 3);
+    normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}));
+    end(id, norm_stage);
+    if (squares) add_squares(id, normed_.data(), rows, squares->attention);
+    multiply(id, activations(normed_.data(), s.dim), rows, qkv, 3, false);
     end(id, qkv_stage);
+    fetch_ahead(id, &out, 1);
     rotate(id, index);
     end(id, rope_stage);
     attend(id, index);
@@ -160,30 +165,31 @@ void Forward::layer(int id, int64_t index) {
         end(id, attention_stage);
     }
     if (squares) add_squares(id, mixed_.data(), rows, squares->mixed);
-    const Product out{&l.wo, x_.data(), s.dim};
-    multiply(activations(mixed_.data(), query_width_), rows, &out, 1, true);
+    multiply(id, activations(mixed_.data(), query_width_), rows, &out, 1, true);
     end(id, out_stage);
 
+    fetch_ahead(id, gate_up, 2);
     normalise(id, l.ffn_norm.data(), wants_quantised({&l.w1, &l.w3}));
     end(id, norm_stage);
     if (squares) add_squares(id, normed_.data(), rows, squares->ffn);
-    const Product gate_up[] = {{&l.w1, gate_.data(), s.ffn_dim}, {&l.w3, up_.data(), s.ffn_dim}};
-    multiply(activations(normed_.data(), s.dim), rows, gate_up, 2, false);
+    multiply(id, activations(normed_.data(), s.dim), rows, gate_up, 2, false);
     end(id, gate_up_stage);
+    fetch_ahead(id, &down, 1);
     each_row(id, rows, [&](int64_t r) {
         kernels_.swiglu(&gate_[r * s.ffn_dim], &up_[r * s.ffn_dim], s.ffn_dim);
         if (wants_quantised({&l.w2})) quantise(r, &gate_[r * s.ffn_dim], s.ffn_dim);
     });
     end(id, swiglu_stage);
     if (squares) add_squares(id, gate_.data(), rows, squares->down);
-    const Product down{&l.w2, x_.data(), s.dim};
-    multiply(activations(gate_.data(), s.ffn_dim), rows, &down, 1, true);
+    multiply(id, activations(gate_.data(), s.ffn_dim), rows, &down, 1, true);
     end(id, down_stage);
 }
 
 void Forward::finish(int id) {
     const int64_t dim = shape_.dim, outputs = batch_->output_count;
     const Matrix& head = weights_.head();
+    const Product logits{&head, result_.data(), shape_.vocab_size};
+    if (!hidden_) fetch_ahead(id, &logits, 1);
     each_row(id, outputs, [&](int64_t i) {
         float* out = hidden_ ? &result_[i * dim] : &normed_[i * dim];
         const float* x = &x_[batch_->outputs[i] * dim];
@@ -196,8 +202,7 @@ void Forward::finish(int id) {
     }
     end(id, norm_stage);
     if (hidden_) return;
-    const Product logits{&head, result_.data(), shape_.vocab_size};
-    multiply(activations(normed_.data(), dim), outputs, &logits, 1, false);
+    multiply(id, activations(normed_.data(), dim), outputs, &logits, 1, false);
     end(id, head_stage);
 }
 
@@ -230,37 +235,70 @@ Activations Forward::activations(const float* x, int64_t columns) const {
     return {columns, x, q_.data(), scale_.data(), sum_.data(), sum16_.data()};
 }
 
+// Pieces of a product are small enough that a thread on a busy processor holds nobody up, and whole
+// tiles.
+int64_t Forward::panels_per_item(int64_t rows, const Product* products, int count,
+                                 int64_t row_blocks) const {
+    int64_t panels = 0;
+    for (int i = 0; i < count; ++i) panels += products[i].matrix->panel_count();
+    const int64_t tile = kernels_.panel_tile;
+    const int64_t wanted = panels * row_blocks / (pool_.size() * 16) / tile * tile;
+    return std::max<int64_t>(wanted, rows == 1 ? 8 : tile);
+}
+
+// A step of one row waits for the weights: those that thread `id` will read first come while it does
+// the little that is left before the product.
+void Forward::fetch_ahead(int id, const Product* products, int count) const {
+    if (batch_->rows > 2) return;
+    constexpr int64_t bytes = 16 << 10, line = 64;
+    const int64_t group = panels_per_item(1, products, count, 1);
+    int64_t items = 0;
+    for (int i = 0; i < count; ++i) {
+        items += (products[i].matrix->panel_count() + group - 1) / group;
+    }
+    int64_t index = items * id / pool_.size();
+    for (const Product* product = products; product < products + count; ++product) {
+        const Matrix& m = *product->matrix;
+        const int64_t own = (m.panel_count() + group - 1) / group;
+        if (index >= own) {
+            index -= own;
+            continue;
+        }
+        const int64_t panel_bytes = static_cast<int64_t>(m.data.size()) / m.panel_count();
+        const uint8_t* first = m.data.data() + index * group * panel_bytes;
+        const int64_t left = static_cast<int64_t>(m.data.size()) - index * group * panel_bytes;
+        for (int64_t at = 0; at < std::min(bytes, left); at += line) {
+            __builtin_prefetch(first + at, 0, 2);
+        }
+        return;
+    }
+}
+
 // Shares the products out in pieces: groups of panels times blocks of rows whose quantised
 // activations stay in the second-level cache while the panels pass by.
-void Forward::multiply(const Activations& x, int64_t rows, const Product* products, int count,
-                       bool accumulate) {
+void Forward::multiply(int id, const Activations& x, int64_t rows, const Product* products,
+                       int count, bool accumulate) {
     constexpr int64_t cached_bytes = 512 << 10;
     const int64_t fitting = std::max<int64_t>(8, cached_bytes / (2 * x.columns) / 8 * 8);
     const int64_t row_blocks = (rows + fitting - 1) / fitting;
     const int64_t block_rows = ((rows + row_blocks - 1) / row_blocks + 7) / 8 * 8;
-    int64_t panels = 0;
-    for (int i = 0; i < count; ++i) panels += products[i].matrix->panel_count();
-    // Pieces small enough that a thread on a busy processor holds nobody up, and whole tiles.
-    const int64_t tile = kernels_.panel_tile;
-    const int64_t wanted = panels * row_blocks / (pool_.size() * 16) / tile * tile;
-    const int64_t group = std::max<int64_t>(wanted, rows == 1 ? 8 : tile);
-    for (int64_t item = pool_.next();; item = pool_.next()) {
-        int64_t index = item;
+    const int64_t group = panels_per_item(rows, products, count, row_blocks);
+    const auto items_of = [&](const Product& product) {
+        return (product.matrix->panel_count() + group - 1) / group * row_blocks;
+    };
+    int64_t items = 0;
+    for (int i = 0; i < count; ++i) items += items_of(products[i]);
+    pool_.share(id, items, [&](int64_t index) {
         const Product* product = products;
-        for (; product < products + count; ++product) {
-            const int64_t items = (product->matrix->panel_count() + group - 1) / group * row_blocks;
-            if (index < items) break;
-            index -= items;
-        }
-        if (product == products + count) return;
+        for (; index >= items_of(*product); ++product) index -= items_of(*product);
         const Matrix& m = *product->matrix;
         const int64_t panel = index / row_blocks * group, row = index % row_blocks * block_rows;
-        if (row >= rows) continue;
+        if (row >= rows) return;
         kernels_.matmul({m.type, m.data.data(), m.columns, panel,
                          std::min(panel + group, m.panel_count()), m.rows, row,
                          std::min(row + block_rows, rows), product->y, product->stride, accumulate},
                         x);
-    }
+    });
 }
 
 // Rotary embedding of queries and keys in place (rotate-half), keys and values into their pages.

@@ -90,7 +90,10 @@ private:
     void quantise(int64_t row, const float* x, int64_t columns);
     void add_squares(int id, const float* x, int64_t rows, std::vector<double>& sums) const;
     Activations activations(const float* x, int64_t columns) const;
-    void multiply(const Activations& x, int64_t rows, const Product* products, int count,
+    int64_t panels_per_item(int64_t rows, const Product* products, int count,
+                            int64_t row_blocks) const;
+    void fetch_ahead(int id, const Product* products, int count) const;
+    void multiply(int id, const Activations& x, int64_t rows, const Product* products, int count,
                   bool accumulate);
     template <class Fn>
     void each_row(int id, int64_t rows, Fn&& fn) const;

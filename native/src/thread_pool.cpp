@@ -17,10 +17,11 @@ void pause() {
 #endif
 }
 
-// About 50 microseconds of spinning covers the gaps between the stages of one forward pass and
-// between decode steps; a longer wait means idle, or a neighbour on our processor: then sleep.
+// A quarter of a millisecond of spinning covers the gaps between the stages of one forward pass and
+// between decode steps (waking a thread costs 40 microseconds); a longer wait means idle, or a
+// neighbour on our processor: then sleep.
 void wait_change(const std::atomic<uint32_t>& value, uint32_t old) {
-    for (int spin = 0; spin < 1500; ++spin) {
+    for (int spin = 0; spin < 6000; ++spin) {
         if (value.load(std::memory_order_acquire) != old) return;
         pause();
     }
@@ -33,6 +34,7 @@ void wait_change(const std::atomic<uint32_t>& value, uint32_t old) {
 
 ThreadPool::ThreadPool(int size) : size_(size) {
     if (size < 1 || size > 1024) throw std::invalid_argument("threads must be 1 to 1024");
+    counters_ = std::vector<Counter>(static_cast<size_t>(size));
     threads_.reserve(static_cast<size_t>(size) - 1);
     try {
         for (int thread = 1; thread < size; ++thread) {
@@ -54,7 +56,7 @@ void ThreadPool::stop() {
 }
 
 void ThreadPool::run(const std::function<void(int)>& fn) {
-    counter_.store(0, std::memory_order_relaxed);
+    reset();
     job_ = &fn;
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
@@ -62,15 +64,19 @@ void ThreadPool::run(const std::function<void(int)>& fn) {
     barrier();  // nobody is inside fn any more when run returns
 }
 
+void ThreadPool::reset() {
+    for (Counter& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
+}
+
 void ThreadPool::barrier() {
     if (size_ == 1) {
-        counter_.store(0, std::memory_order_relaxed);
+        reset();
         return;
     }
     const uint32_t phase = phase_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
         arrived_.store(0, std::memory_order_relaxed);
-        counter_.store(0, std::memory_order_relaxed);
+        reset();
         phase_.fetch_add(1, std::memory_order_release);
         phase_.notify_all();
     } else {

@@ -25,7 +25,22 @@ public:
     // All threads of the running `run` must call it the same number of times. Resets `next`.
     void barrier();
     // The next index of the loop since the last barrier; each is given out once.
-    int64_t next() { return counter_.fetch_add(1, std::memory_order_relaxed); }
+    int64_t next() { return counters_[0].value.fetch_add(1, std::memory_order_relaxed); }
+    // Calls fn(index) for every index of 0..count-1 once, over all threads. Each thread goes through
+    // a stretch of neighbours of its own, then helps with the others'. Not beside `next`.
+    template <class Fn>
+    void share(int thread, int64_t count, Fn&& fn) {
+        for (int k = 0; k < size_; ++k) {
+            const int owner = (thread + k) % size_;
+            const int64_t begin = count * owner / size_, end = count * (owner + 1) / size_;
+            std::atomic<int64_t>& counter = counters_[static_cast<size_t>(owner)].value;
+            for (;;) {
+                const int64_t index = begin + counter.fetch_add(1, std::memory_order_relaxed);
+                if (index >= end) break;
+                fn(index);
+            }
+        }
+    }
 
 private:
     void work(int thread);
@@ -36,7 +51,11 @@ private:
     alignas(64) std::atomic<uint32_t> generation_{0};
     alignas(64) std::atomic<uint32_t> arrived_{0};
     alignas(64) std::atomic<uint32_t> phase_{0};
-    alignas(64) std::atomic<int64_t> counter_{0};
+    struct alignas(64) Counter {
+        std::atomic<int64_t> value{0};
+    };
+    void reset();
+    std::vector<Counter> counters_;  // [threads]
     std::atomic<bool> stop_{false};
     std::vector<std::thread> threads_;
 };

@@ -4,15 +4,28 @@
 // Sums that are kept at a time: enough to hide the latency of fma, few enough for the registers.
 constexpr int attention_sums = 2 * attention_tile;
 
-// Scores of Q queries against P pages from `pages` on: lanes are a page's 16 tokens.
+// With few queries to a page attention waits for memory, and pages lie too far apart for the
+// processor to see what comes next.
+template <int Q>
+constexpr bool fetches_pages = Q <= 4;
+constexpr int pages_ahead = 2;  // of values
+
+// Scores of Q queries against P pages from `page` on: lanes are a page's 16 tokens.
 template <int Q, int P>
-void page_scores(const AttentionPart& part, int first, const int32_t* pages, float* scores) {
-    const uint16_t* keys[P];
-    unroll<P>([&](auto p) { keys[p] = part.keys + pages[p] * part.key_stride; });
+void page_scores(const AttentionPart& part, int first, int64_t page, int64_t page_count,
+                 float* scores) {
+    const uint16_t *keys[P], *ahead[P];
+    unroll<P>([&](auto p) {
+        keys[p] = part.keys + part.pages[page + p] * part.key_stride;
+        const int64_t next = page + P + p;  // then come the values of the first pages
+        ahead[p] = next < page_count ? part.keys + part.pages[next] * part.key_stride
+                                     : part.values + part.pages[p] * part.value_stride;
+    });
     F even[P * Q], odd[P * Q];
     unroll<P * Q>([&](auto i) { even[i] = odd[i] = V::zero(); });
     for (int64_t d = 0; d < part.head_dim; d += 2) {
         unroll<P>([&](auto p) {
+            if constexpr (fetches_pages<Q>) __builtin_prefetch(ahead[p] + d * page_tokens);
             const I pair = V::load(keys[p] + d * page_tokens);
             const F low = V::low_bf16(pair), high = V::high_bf16(pair);
             unroll<Q>([&](auto i) {
@@ -40,7 +53,13 @@ void weighted_values(const AttentionPart& part, int first, const float* weights,
     unroll<Q * D>([&](auto i) { total[i] = V::zero(); });
     for (int t = 0; t < tokens; t += 2) {
         const uint16_t* page = part.values + part.pages[t / page_tokens] * part.value_stride;
-        const uint16_t* at = page + (t % page_tokens / 2 * padded + d) * 2;
+        const int64_t offset = (t % page_tokens / 2 * padded + d) * 2;
+        const uint16_t* at = page + offset;
+        if (fetches_pages<Q> && t + pages_ahead * page_tokens < tokens) {
+            const int64_t next = part.pages[t / page_tokens + pages_ahead];
+            const uint16_t* there = part.values + next * part.value_stride + offset;
+            unroll<D>([&](auto k) { __builtin_prefetch(there + 32 * k); });
+        }
         I pair[D];
         unroll<D>([&](auto k) { pair[k] = V::load(at + 32 * k); });
         unroll<Q>([&](auto i) {
@@ -96,7 +115,7 @@ void attend(const AttentionPart& part, int first) {
     for (int i = 0; i < Q; ++i) tokens = std::max(tokens, part.visible[first + i]);
     const int64_t pages = (tokens + page_tokens - 1) / page_tokens;
     row_tiles<P>(0, pages, [&](int64_t page, auto count) {
-        page_scores<Q, count>(part, first, part.pages + page, scores + page * page_tokens);
+        page_scores<Q, count>(part, first, page, pages, scores + page * page_tokens);
     });
     for (int i = 0; i < Q; ++i) {
         softmax_part(scores + i * attention_chunk, part.visible[first + i], tokens,
