@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alpage.core.errors import FormatError
 from alpage.weights.gguf import read_header
-from alpage.weights.gguf_strings import SEPARATOR, decode_together
+from alpage.weights.gguf_strings import SEPARATOR, decode_together, encode_together
 from alpage.weights.gguf_write import ARRAY, STRING, write_gguf
 from alpage.weights.mapped import MappedFile
 
@@ -89,6 +89,13 @@ def test_damage_never_gives_other_strings(
         content[at % len(content)] = value
     count = max(len(texts) + more, 1)
     assert together(bytes(content), count) in (None, one_by_one(bytes(content), count))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text() | st.just("\x1e") | st.text(min_size=250), max_size=40))
+def test_written_strings(texts: list[str]) -> None:
+    odd = not texts or any("\x1e" in text for text in texts)
+    assert encode_together(texts) == (None if odd else packed([text.encode() for text in texts]))
 
 
 @pytest.mark.parametrize("odd", ["x" * 300, "\0", "\x1e"])
