@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alpage.core.errors import FormatError, UnsupportedError, UserError
 from alpage.core.paths import storage_errors
-from alpage.weights.contents import Lineage, ModelSource
+from alpage.weights.contents import PARAMS, Lineage, ModelSource
 from alpage.weights.gguf_model import open_gguf
 from alpage.weights.gguf_parts import part_set
 
@@ -32,13 +32,16 @@ def open_model(path: Path) -> ModelSource:
 
 
 def _open_folder(path: Path) -> ModelSource:
-    # Here, because a GGUF file needs none of these.
-    from alpage.weights.huggingface import open_folder
-    from alpage.weights.meta import PARAMS, open_meta
-
+    # The readers load here, because a GGUF file needs none of them.
     if (path / "config.json").exists():
+        from alpage.weights.huggingface import open_folder
+
         return open_folder(path)
-    return open_meta(path) if (path / PARAMS).exists() else open_gguf(_only_gguf(path))
+    if (path / PARAMS).exists():
+        from alpage.weights.meta import open_meta
+
+        return open_meta(path)
+    return open_gguf(_only_gguf(path))
 
 
 def _check_suffix(path: Path) -> None:
