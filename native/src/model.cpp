@@ -12,6 +12,7 @@ namespace alpage {
 
 struct Model::Parts {
     Weights weights;
+    Arena arena;
     std::unique_ptr<ThreadPool> pool;
     const Kernels* kernels;
     KvCache cache;
@@ -87,7 +88,8 @@ bool Model::set_matrix(const std::string& name, int64_t layer, TensorType type, 
     if (bytes != static_cast<size_t>(rows * (columns / block.elements) * block.bytes)) {
         refuse(name + ": " + std::to_string(bytes) + " bytes are not what its shape needs");
     }
-    Matrix matrix(type, rows, columns);  // after the check: memory only for what is there
+    // After the check: memory only for what is there.
+    Matrix matrix(type, rows, columns, &parts_->arena);
     if (order) {
         if (order_size != static_cast<size_t>(rows)) refuse("row order must have one entry a row");
         for (size_t r = 0; r < order_size; ++r) {

@@ -66,40 +66,68 @@ PanelLayout panel_layout(TensorType type, int64_t columns) {
     return {(blocks * scales + 63) / 64 * 64, blocks * quant_bits(type) * 64};
 }
 
-void FreeBytes::operator()(uint8_t* p) const {
-#if defined(__linux__)
-    if (mapped) {
-        munmap(p, mapped);
-        return;
-    }
+#if defined(__SANITIZE_ADDRESS__)
+#define ALPAGE_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ALPAGE_ASAN
 #endif
-    std::free(p);
+#endif
+
+namespace {
+
+constexpr size_t huge_page = size_t{2} << 20;
+constexpr size_t arena_chunk = size_t{32} << 20;
+
+std::shared_ptr<uint8_t> from_heap(size_t bytes) {
+    void* p = std::aligned_alloc(64, bytes);
+    if (!p) throw std::bad_alloc();
+    std::memset(p, 0, bytes);
+    return {static_cast<uint8_t*>(p), [](uint8_t* q) { std::free(q); }};
 }
 
-Buffer::Buffer(size_t bytes) : size_(bytes) {
+#if defined(__linux__)
+std::shared_ptr<uint8_t> from_system(size_t bytes) {
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    madvise(p, bytes, MADV_HUGEPAGE);  // a wish: fewer TLB misses where the system grants it
+    return {static_cast<uint8_t*>(p), [bytes](uint8_t* q) { munmap(q, bytes); }};
+}
+#endif
+
+}  // namespace
+
+std::shared_ptr<uint8_t> Arena::take(size_t bytes) {
+#if defined(__linux__) && !defined(ALPAGE_ASAN)
+    if (left_ < bytes) {
+        chunk_ = from_system(arena_chunk);
+        left_ = arena_chunk;
+    }
+    uint8_t* p = chunk_.get() + (arena_chunk - left_);
+    left_ -= bytes;
+    return {chunk_, p};
+#else
+    return from_heap(bytes);  // what reads beyond a buffer is caught there
+#endif
+}
+
+Buffer::Buffer(size_t bytes, Arena* arena) : size_(bytes) {
     const size_t padded = (bytes + 127) / 64 * 64;
 #if defined(__linux__)
-    constexpr size_t huge = size_t{2} << 20;
-    if (padded >= huge) {
-        void* p = mmap(nullptr, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED) throw std::bad_alloc();
-        madvise(p, padded, MADV_HUGEPAGE);  // a wish: fewer TLB misses where the system grants it
-        data_ = decltype(data_)(static_cast<uint8_t*>(p), FreeBytes{padded});
+    if (padded >= huge_page) {
+        data_ = from_system(padded);
         return;
     }
 #endif
-    void* p = std::aligned_alloc(64, padded);
-    if (!p) throw std::bad_alloc();
-    std::memset(p, 0, padded);
-    data_ = decltype(data_)(static_cast<uint8_t*>(p), FreeBytes{});
+    data_ = arena ? arena->take(padded) : from_heap(padded);
 }
 
-Matrix::Matrix(TensorType t, int64_t r, int64_t c) : type(t), rows(r), columns(c) {
+Matrix::Matrix(TensorType t, int64_t r, int64_t c, Arena* arena) : type(t), rows(r), columns(c) {
     if (r < 1 || c < 1 || c % file_block(t).elements) {
         throw std::invalid_argument(std::to_string(c) + " columns are no whole number of blocks");
     }
     panel_bytes = panel_layout(t, c).bytes();
-    data = Buffer(static_cast<size_t>(panel_bytes * panel_count()));
+    data = Buffer(static_cast<size_t>(panel_bytes * panel_count()), arena);
 }
 
 namespace {
@@ -280,6 +308,31 @@ void pack_quants(TensorType type, const Values& u, uint8_t* out) {
     if (bits == 6) pack_pairs(groups, 4, out + 256);
 }
 
+// A panel of a type whose file blocks are scales (one or two halves), then 16 bytes of nibbles,
+// which go over without being spread to bytes. The general way would give the same.
+template <int halves>
+bool pack_nibbles(const uint8_t* const* rows, int64_t blocks, uint8_t* scales, uint8_t* quants) {
+    constexpr uint32_t low = 0x0f0f0f0f;
+    bool finite = true;
+    for (int64_t b = 0; b < blocks; ++b, scales += 32 * halves, quants += 256) {
+        for (int r = 0; r < panel_rows; ++r) {
+            if (!rows[r]) continue;  // the buffer is zero there
+            const uint8_t* block = rows[r] + b * (2 * halves + 16);
+            for (int h = 0; h < halves; ++h) {
+                finite = finite_half(block + 2 * h) && finite;
+                std::memcpy(scales + 32 * h + 2 * r, block + 2 * h, 2);
+            }
+            uint32_t w[4];  // byte j has column j below, column j + 16 above
+            std::memcpy(w, block + 2 * halves, sizeof w);
+            const uint32_t packed[4] = {
+                (w[0] & low) | (w[1] & low) << 4, (w[2] & low) | (w[3] & low) << 4,
+                (w[0] >> 4 & low) | (w[1] & ~low), (w[2] >> 4 & low) | (w[3] & ~low)};
+            for (int i = 0; i < 4; ++i) std::memcpy(quants + 64 * i + 4 * r, &packed[i], 4);
+        }
+    }
+    return finite;
+}
+
 template <class T>
 bool pack_floats(const uint8_t* const* rows, int64_t columns, uint8_t* panel, T infinity) {
     bool finite = true;
@@ -312,6 +365,11 @@ bool Matrix::pack_panel(int64_t panel, const uint8_t* file_rows, const int32_t* 
     }
     const PanelLayout layout = panel_layout(type, columns);
     const int64_t blocks = columns / block_columns, quant_bytes = layout.quant_bytes / blocks;
+    uint8_t* quants = out + layout.scale_bytes;
+    if (type == TensorType::Q4_1) return pack_nibbles<2>(lanes, blocks, out, quants);
+    if (type == TensorType::Q4_0 || type == TensorType::IQ4_NL) {
+        return pack_nibbles<1>(lanes, blocks, out, quants);
+    }
     bool finite = true;
     Values u;
     for (int64_t b = 0; b < blocks; ++b) {
@@ -323,7 +381,7 @@ bool Matrix::pack_panel(int64_t panel, const uint8_t* file_rows, const int32_t* 
             read_values(type, lanes[r], b, u[r]);
             finite = copy_scales(type, lanes[r], b, r, out) && finite;
         }
-        pack_quants(type, u, out + layout.scale_bytes + b * quant_bytes);
+        pack_quants(type, u, quants + b * quant_bytes);
     }
     return finite;
 }

@@ -97,6 +97,22 @@ def test_time_to_output_is_that_of_the_first_byte() -> None:
         time_to_output([sys.executable, "-c", "pass"])
 
 
+def test_measured_programs_find_their_modules_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As installed ones do, whatever the environment of the benchmark says; nothing is left."""
+    (tmp_path / "measured.py").write_text("")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = "import os, measured; print(os.path.exists(measured.__cached__), measured.__cached__)"
+    with turns._compiled_modules() as environment:
+        _, output = time_to_output([sys.executable, "-c", code], environment)
+    written, path = output.split(maxsplit=1)
+    assert written == "True"
+    assert not Path(path.strip()).exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["measured.py"]
+
+
 def test_starting_a_program_and_the_command(smollm2_path: Path) -> None:
     found = turns.measure_starts(["alpage"], str(smollm2_path), 1, 1)
     assert [measurement.name for measurement in found] == [

@@ -368,3 +368,19 @@ def test_importing_alpage_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "Llama", "False"]
+
+
+def test_the_facade_loads_nothing_that_plain_text_does_not_need(smollm2_path: Path) -> None:
+    code = (
+        "import sys; from alpage import Llama; llm = Llama.load(sys.argv[1], threads=1)\n"
+        "llm.generate('The road', max_tokens=1)\n"
+        "later = {'jinja2', 'alpage.catalogue.store', 'alpage.weights.huggingface',"
+        " 'alpage.weights.meta', 'alpage.tokenizer.hf'}\n"
+        "print(sorted(later & set(sys.modules)))\n"
+        "llm.chat([{'role': 'user', 'content': 'Hi'}], max_tokens=1)\n"
+        "print('jinja2' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, smollm2_path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["[]", "True"]

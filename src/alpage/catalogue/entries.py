@@ -1,6 +1,5 @@
 """The models that Alpage knows by name, and where each is downloaded from."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +103,8 @@ def find_entry(name: str) -> Entry:
     """The catalogue's entry, or a `NotFoundError` that says what there is."""
     if name in CATALOGUE:
         return CATALOGUE[name]
+    import difflib  # for a mistake only
+
     near = difflib.get_close_matches(name, CATALOGUE, 1)
     hint = f"; did you mean {near[0]}" if near else ""
     raise NotFoundError(

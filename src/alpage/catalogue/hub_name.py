@@ -1,6 +1,5 @@
 """Names of models of a hub: `ORG/NAME[@REVISION][:FILE.gguf|:QUANT]`."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 
@@ -34,6 +33,8 @@ class HubName:
     @property
     def key(self) -> str:
         """A folder's name for it: the same on every file system, and different for each name."""
+        import hashlib  # loads OpenSSL; a path or a name of the catalogue needs none
+
         digest = hashlib.sha256(self.text.encode()).hexdigest()[:10]
         return f"{self.repository.replace('/', '--')}--{digest}"
 

@@ -9,17 +9,19 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alpage.catalogue import store
 from alpage.catalogue.entries import CATALOGUE, Entry, find_entry
 from alpage.catalogue.hub_name import HubName, hub_name
 from alpage.catalogue.lock import locked
 from alpage.catalogue.ollama import PREFIX, find_ollama, is_ollama
-from alpage.catalogue.store import HubModel
 from alpage.catalogue.usage import forget_use
 from alpage.core.errors import FormatError, NotFoundError, UsageError
 from alpage.core.paths import ollama_models, storage_errors
 from alpage.weights.fields import Fields, read_json
+
+if TYPE_CHECKING:  # `store` loads where a hub's models are asked for, not for a path
+    from alpage.catalogue.store import HubModel
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST = 1 << 20
@@ -67,15 +69,19 @@ def _named(name: str, home: Path) -> Path | None:
     model = pulled(name, home)
     if model is None:
         return None
+    from alpage.catalogue import store
+
     store.check(model, home)
     return model.path(home)
 
 
-def pulled(name: str, home: Path) -> HubModel | None:
+def pulled(name: str, home: Path) -> "HubModel | None":
     """The model of a hub that `name` means here: exactly, or the only one of that repository."""
     hub = hub_name(name)
     if hub is None:
         return None
+    from alpage.catalogue import store
+
     try:
         exact = store.find(hub, home)
     except FormatError as error:
@@ -95,6 +101,8 @@ def is_name(word: str, home: Path) -> bool:
 
 
 def _variants(hub: HubName, home: Path) -> str:
+    from alpage.catalogue import store
+
     others = [model.name.text for model in store.variants(hub, home)]
     return f" (here are, from that repository: {', '.join(others[:20])})" if others else ""
 
@@ -140,6 +148,8 @@ def remove(name: str, home: Path) -> int:
         return _remove_entry(CATALOGUE[name], home)
     if is_ollama(name):
         raise UsageError(f"{name} belongs to Ollama: ollama rm {name.removeprefix(PREFIX)}")
+    from alpage.catalogue import store
+
     hub = hub_name(name)
     if hub is not None and (freed := store.remove(hub, home)) is not None:
         forget_use(store.place(hub, home), home)

@@ -15,13 +15,12 @@ from alpage.convert.rows import chunks
 from alpage.convert.sizes import shifted
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import UnsupportedError, UsageError
-from alpage.weights.contents import ModelSource
+from alpage.weights.contents import PARAMS, ModelSource
 from alpage.weights.gguf_write import PlannedTensor, Progress
 from alpage.weights.meta import (
     FACTOR,
     FACTOR_TIED,
     LLAMA3_CONTEXT,
-    PARAMS,
     SCALED_CONTEXT,
 )
 from alpage.weights.names import interleaved_from_half, rotary_heads

@@ -1,6 +1,5 @@
 """Settings from the environment (prefix `ALPAGE_`); the only place that reads it."""
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -32,6 +31,8 @@ class Settings:
         given = {k: v for k, v in environ.items() if k.startswith("ALPAGE_")}
         for key in given:
             if key not in known:
+                import difflib  # for a mistake only
+
                 near = difflib.get_close_matches(key, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise UsageError(f"unknown setting {key}{hint} Known: {', '.join(sorted(known))}")

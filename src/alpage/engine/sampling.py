@@ -4,7 +4,7 @@ A sampler is a pure function of one row of logits, the tokens so far, the parame
 the step; so the same request gives the same tokens in every run and in any company.
 """
 
-import secrets
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -162,7 +162,7 @@ class SamplingState:
         self._bias_ids: Ids = np.array(list(params.logit_bias), np.int32)
         values = np.array(list(params.logit_bias.values()), np.float32)
         self._bias_values: Floats = np.clip(values, -_BIAS_LIMIT, _BIAS_LIMIT)
-        self._seed = secrets.randbits(64) if params.seed is None else params.seed
+        self._seed = int.from_bytes(os.urandom(8)) if params.seed is None else params.seed
 
     @property
     def answered(self) -> int:

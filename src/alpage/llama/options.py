@@ -1,6 +1,5 @@
 """Keyword arguments of a request to checked sampling parameters."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -36,6 +35,8 @@ def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
     known = SamplingOptions.__annotations__
     for name in options:
         if name not in known:
+            import difflib  # for a mistake only
+
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"unknown option {name!r}{hint} Known: {', '.join(known)}")

@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from alpage.chat import ChatTemplate, fallback_template
+from alpage.chat import fallback_template
 from alpage.core.errors import FormatError
 from alpage.core.types import Message
-from alpage.tokenizer import (
-    Tokenizer,
-    from_gguf,
-    from_sentencepiece,
-    from_tiktoken,
-    from_tokenizer_json,
-    is_sentencepiece,
-)
+from alpage.tokenizer import Tokenizer, from_gguf
 from alpage.weights.source import ModelSource
+
+if TYPE_CHECKING:
+    from alpage.chat import ChatTemplate
 
 _PYTHON_TAG = "<|python_tag|>"
 
@@ -31,8 +28,10 @@ class TextSide:
         self._source = chat_template or fallback_template(tokenizer.special_ids)
 
     @cached_property
-    def template(self) -> ChatTemplate:
+    def template(self) -> "ChatTemplate":
         """The model's own template, else the one that its special tokens point to."""
+        from alpage.chat import ChatTemplate  # loads jinja2, so only where somebody chats
+
         return ChatTemplate(
             self._source,
             bos_token=self._special_text(self.tokenizer.bos_id),
@@ -79,15 +78,25 @@ def load_text_side(source: ModelSource) -> TextSide:
         raise FormatError(
             f"{source.path} has no tokenizer: neither tokenizer.json nor tokenizer.model"
         )
-    elif source.tokenizer_file.suffix == ".json":
-        tokenizer = from_tokenizer_json(source.tokenizer_file)
-    elif is_sentencepiece(source.tokenizer_file):
-        tokenizer = from_sentencepiece(source.tokenizer_file)
     else:
-        tokenizer = from_tiktoken(source.tokenizer_file)
+        tokenizer = _from_file(source.tokenizer_file)
     if tokenizer.vocab_size > source.config.vocab_size:
         raise FormatError(
             f"{source.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the weights "
             f"know {source.config.vocab_size}"
         )
     return TextSide(tokenizer, chat_template=source.chat_template, end_ids=source.eos_ids)
+
+
+def _from_file(path: Path) -> Tokenizer:
+    # Here, because a GGUF file needs none of these.
+    from alpage.tokenizer import (
+        from_sentencepiece,
+        from_tiktoken,
+        from_tokenizer_json,
+        is_sentencepiece,
+    )
+
+    if path.suffix == ".json":
+        return from_tokenizer_json(path)
+    return from_sentencepiece(path) if is_sentencepiece(path) else from_tiktoken(path)

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from itertools import repeat
 from typing import Any
 
 from alpage.core.errors import FormatError, UnsupportedError
@@ -11,7 +12,7 @@ from alpage.tokenizer.bytelevel import bytes_of
 from alpage.tokenizer.pretokenize import pre_tokenizer
 from alpage.tokenizer.spaces import Prefix, Scope, SpaceRule
 from alpage.tokenizer.tokenizer import Tokenizer
-from alpage.tokenizer.vocabulary import Vocabulary
+from alpage.tokenizer.vocabulary import MergeLines, Vocabulary
 
 _PREFIX = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
@@ -171,20 +172,21 @@ def _token_id(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
     return token
 
 
-def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _merges(metadata: Mapping[str, Any]) -> MergeLines:
     lines: list[str] = _list(metadata, "merges", str)
-    if {line.count(" ") for line in lines} - {1}:
+    # One space in each: as many as lines, and no line without.
+    spaces = "".join(lines).count(" ")
+    if spaces != len(lines) or not all(map(str.__contains__, lines, repeat(" "))):
         index = next(i for i, line in enumerate(lines) if line.count(" ") != 1)
         raise FormatError(
             f"{_PREFIX}merges[{index}] must be two pieces with a space between, not "
             f"{lines[index]!r:.80}"
         )
-    if len(set(lines)) != len(lines):
+    merges = MergeLines(lines)
+    if len(merges) != len(lines):
         twice, _ = Counter(lines).most_common(1)[0]
         raise FormatError(f"{_PREFIX}merges lists {twice!r:.80} twice")
-    # One split of everything is twice as fast as one per line.
-    flat = " ".join(lines).split(" ")
-    return list(zip(flat[::2], flat[1::2], strict=True)) if lines else []
+    return merges
 
 
 def _add_bos(metadata: Mapping[str, Any], bos_id: int | None, default: bool) -> bool:
@@ -214,11 +216,11 @@ def _kinds(
             f"the vocabulary contradicts itself: {len(pieces)} tokens, {len(types)} token types"
         )
     found: dict[int, set[int]] = {kind: set() for kind in range(_NORMAL, _BYTE + 1)}
-    for token, kind in enumerate(types):
+    for token in [token for token, kind in enumerate(types) if kind != _NORMAL]:
+        kind = types[token]
         if kind not in found:
             raise FormatError(f"{_PREFIX}token_type[{token}] must be 1 to 6, not {kind}")
-        if kind != _NORMAL:
-            found[kind].add(token)
+        found[kind].add(token)
     # Some converters write end tokens as ordinary ones; llama.cpp corrects that too.
     ends = _ends(pieces) - found[_BYTE]
     return {
@@ -233,7 +235,7 @@ def _kinds(
 
 
 def _ends(pieces: list[str | None]) -> frozenset[int]:
-    return frozenset(pieces.index(text) for text in END_TEXTS if text in pieces)
+    return frozenset(map(pieces.index, END_TEXTS.intersection(pieces)))
 
 
 def raw_byte(token: int, piece: str, named: bool) -> bytes:

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from alpage.core.errors import FormatError
 
@@ -74,7 +74,25 @@ def merges_of(ordinary: Mapping[str, int], scores: Sequence[float]) -> list[tupl
 def merge_by_score(symbols: Sequence[str], scores: Mapping[str, float]) -> list[str]:
     """Merge adjacent symbols while their concatenation is in `scores`, the highest score first.
 
-    Among equal scores the leftmost pair goes first. This is SentencePiece's BPE, in n log n steps.
+    Among equal scores the leftmost pair goes first. This is SentencePiece's BPE.
+    """
+
+    def priority(left: str, right: str) -> float | None:
+        score = scores.get(left + right)
+        return None if score is None else -score
+
+    return merge(symbols, priority)
+
+
+def merge_by_rank(symbols: Sequence[str], ranks: Mapping[str, int]) -> list[str]:
+    """Merge adjacent symbols while `ranks` has them with a space between, the lowest rank first."""
+    return merge(symbols, lambda left, right: ranks.get(f"{left} {right}"))
+
+
+def merge(symbols: Sequence[str], priority: Callable[[str, str], float | None]) -> list[str]:
+    """Merge adjacent symbols that have a priority, the lowest first, in n log n steps.
+
+    Among equal ones the leftmost pair goes first.
     """
     parts: list[str] = list(symbols)
     size = len(parts)
@@ -84,9 +102,9 @@ def merge_by_score(symbols: Sequence[str], scores: Mapping[str, float]) -> list[
 
     def consider(left: int, right: int) -> None:
         if left >= 0 and right >= 0:
-            score = scores.get(parts[left] + parts[right])
-            if score is not None:
-                heapq.heappush(queue, (-score, left, parts[left], parts[right]))
+            order = priority(parts[left], parts[right])
+            if order is not None:
+                heapq.heappush(queue, (order, left, parts[left], parts[right]))
 
     for left in range(size - 1):
         consider(left, left + 1)

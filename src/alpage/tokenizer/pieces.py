@@ -2,13 +2,13 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as BpeTokenizer
 
 from alpage.core.errors import FormatError, UnsupportedError
-from alpage.tokenizer.bytelevel_core import bpe
+from alpage.tokenizer.bytelevel_core import bpe, check_merges
 from alpage.tokenizer.chunks import chunks
 from alpage.tokenizer.merging import merge_by_score, merges_of
 from alpage.tokenizer.spaces import SPACE, Scope, SpaceRule
@@ -40,7 +40,7 @@ class PieceCore:
         scores = vocabulary.scores
         ordinary = _mergeable(vocabulary, rule)
         _check_sizes(ordinary)
-        self.exact_merges: list[tuple[str, str]] | None = vocabulary.merges
+        self.exact_merges: Sequence[tuple[str, str]] | None = vocabulary.merges
         if scores is not None:
             self.exact_merges = merges_of(ordinary, scores)
         self.replaced = _replaced(vocabulary, ordinary) if rule.scope is Scope.TEXTS else {}
@@ -170,8 +170,9 @@ def _replaced(vocabulary: Vocabulary, ordinary: Mapping[str, int]) -> dict[int, 
 def _rust(
     ordinary: Mapping[str, int],
     byte_ids: Mapping[int, int],
-    merges: list[tuple[str, str]],
+    merges: Sequence[tuple[str, str]],
     ignore_merges: bool,
 ) -> BpeTokenizer:
+    check_merges(ordinary, merges)
     vocab = {**ordinary, **{byte_piece(byte): token for byte, token in byte_ids.items()}}
     return bpe(ordinary, vocab, merges, byte_fallback=True, ignore_merges=ignore_merges)

@@ -1,5 +1,6 @@
 """`tokenizer.json` and `tokenizer_config.json`, the files of the Hugging Face layout."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from alpage.core.errors import UnsupportedError
@@ -82,7 +83,7 @@ def _model(tokenizer: Tokenizer) -> tuple[_Json, list[str]]:
     vocabulary = tokenizer.vocabulary
     vocab = {piece: token for token, piece in enumerate(vocabulary.pieces) if piece}
     spaced = isinstance(tokenizer.core, PieceCore)
-    merges: list[tuple[str, str]] | None = vocabulary.merges
+    merges: Sequence[tuple[str, str]] | None = vocabulary.merges
     if isinstance(tokenizer.core, PieceCore):
         merges = tokenizer.core.exact_merges
         for token, data in vocabulary.raw_bytes.items():

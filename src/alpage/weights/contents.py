@@ -23,6 +23,10 @@ END_TOKENS = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|en
 """Special tokens that end an answer even where a file names only one of them."""
 
 
+PARAMS = "params.json"
+"""The file that makes a folder one in Meta's layout."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """Where a model comes from, as far as its file or the catalogue says."""

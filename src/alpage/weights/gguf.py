@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from alpage.core.errors import FormatError, UnsupportedError
+from alpage.weights.gguf_strings import decode_together
 from alpage.weights.mapped import MappedFile
 from alpage.weights.tensor import Tensor, TensorType
 
@@ -28,6 +29,7 @@ MAX_DEPTH = 4
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 
+_MANY = 64  # strings of an array; fewer are read one by one
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _NUMBERS = {0: "B", 1: "b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q",
@@ -297,7 +299,12 @@ class _Cursor:
         return [byte == 1 for byte in raw]
 
     def strings(self, count: int, key: str) -> list[str]:
-        """The token list and the merges: 100,000 strings, so this loop is kept lean."""
+        """Texts of an array; the usual ones of a vocabulary all at once."""
+        if count >= _MANY:
+            together = decode_together(self.file.data, self.position, count, self.end)
+            if together is not None:
+                found, self.position = together
+                return found
         data, length_at, end = self.file.data, _U64.unpack_from, self.end
         position = self.position
         result = []

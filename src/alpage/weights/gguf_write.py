@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.errors import InternalError, UnsupportedError
+from alpage.weights.gguf_strings import encode_together
 from alpage.weights.tensor import TensorType
 
 Kinds = tuple[int, ...]
@@ -140,7 +141,8 @@ def _value(kinds: Kinds, value: Any) -> bytes:
     inner = kinds[1:]
     head = struct.pack("<IQ", inner[0], len(value))
     if inner[0] == STRING:
-        return head + b"".join(_text(item) for item in value)
+        together = encode_together(value)
+        return head + (b"".join(_text(item) for item in value) if together is None else together)
     if inner[0] != ARRAY:
         return head + struct.pack(f"<{len(value)}{_CODES[inner[0]]}", *value)
     if value and len(inner) == 1:

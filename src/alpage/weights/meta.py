@@ -14,7 +14,7 @@ import numpy as np
 
 from alpage.core.config import LlamaConfig, RopeScaling
 from alpage.core.errors import FormatError, UnsupportedError
-from alpage.weights.contents import ModelSource, assemble
+from alpage.weights.contents import PARAMS, ModelSource, assemble
 from alpage.weights.fields import Fields, read_json
 from alpage.weights.folder_text import folder_source
 from alpage.weights.joined import JoinedTensor
@@ -22,7 +22,6 @@ from alpage.weights.mapped import MappedFile
 from alpage.weights.names import expected_shapes
 from alpage.weights.torch_file import TorchTensor, read_torch
 
-PARAMS = "params.json"
 LLAMA3_CONTEXT, SCALED_CONTEXT = 8192, 131_072
 """Tokens of context of Llama 3, and of 3.1 and 3.2: params.json does not say them."""
 FACTOR, FACTOR_TIED = 8.0, 32.0

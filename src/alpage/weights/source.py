@@ -4,11 +4,9 @@ from pathlib import Path
 
 from alpage.core.errors import FormatError, UnsupportedError, UserError
 from alpage.core.paths import storage_errors
-from alpage.weights.contents import Lineage, ModelSource
+from alpage.weights.contents import PARAMS, Lineage, ModelSource
 from alpage.weights.gguf_model import open_gguf
 from alpage.weights.gguf_parts import part_set
-from alpage.weights.huggingface import open_folder
-from alpage.weights.meta import PARAMS, open_meta
 
 __all__ = ["Lineage", "ModelSource", "open_model"]
 
@@ -26,15 +24,24 @@ def open_model(path: Path) -> ModelSource:
         if not folder:
             _check_suffix(path)
         try:
-            if not folder:
-                return open_gguf(path)
-            if (path / "config.json").exists():
-                return open_folder(path)
-            return open_meta(path) if (path / PARAMS).exists() else open_gguf(_only_gguf(path))
+            return _open_folder(path) if folder else open_gguf(path)
         except UserError as error:
             if str(path) in str(error):
                 raise
             raise type(error)(f"{path}: {error}") from error
+
+
+def _open_folder(path: Path) -> ModelSource:
+    # The readers load here, because a GGUF file needs none of them.
+    if (path / "config.json").exists():
+        from alpage.weights.huggingface import open_folder
+
+        return open_folder(path)
+    if (path / PARAMS).exists():
+        from alpage.weights.meta import open_meta
+
+        return open_meta(path)
+    return open_gguf(_only_gguf(path))
 
 
 def _check_suffix(path: Path) -> None:
