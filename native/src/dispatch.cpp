@@ -2,40 +2,83 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(ALPAGE_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(ALPAGE_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 #include "alpage/kernel_names.h"
 #include "kernels/kernels.h"
 
 namespace alpage {
+namespace {
+
+#ifdef ALPAGE_X86
+bool has_avx2() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#elif defined(ALPAGE_ARM64)
+#if defined(__linux__)
+// The bits' numbers are part of the kernel's interface; older headers do not name them all.
+bool has_neon() { return getauxval(AT_HWCAP) >> 20 & 1; }                            // ASIMDDP
+bool has_neon_i8mm() { return has_neon() && (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }  // I8MM
+#elif defined(__APPLE__)
+bool has_feature(const char* name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_neon() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_neon_i8mm() { return has_neon() && has_feature("hw.optional.arm.FEAT_I8MM"); }
+#else
+bool has_neon() { return false; }  // this system is not asked yet: plain code runs everywhere
+bool has_neon_i8mm() { return false; }
+#endif
+#endif
+
+struct Choice {
+    const Kernels& kernels;
+    bool (*runs)();
+};
+
+// The plainest first, the best last.
+constexpr Choice choices[] = {
+    {scalar_kernels, [] { return true; }},
+#ifdef ALPAGE_X86
+    {avx2_kernels, has_avx2},
+    {avx512_kernels, has_avx512},
+#elif defined(ALPAGE_ARM64)
+    {neon_kernels, has_neon},
+    {neon_i8mm_kernels, has_neon_i8mm},
+#endif
+};
+
+}  // namespace
 
 std::vector<std::string> kernel_names() {
-    std::vector<std::string> names{scalar_kernels.name};
-#ifdef ALPAGE_X86
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("f16c");
-    if (avx2) names.push_back(avx2_kernels.name);
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni")) {
-        names.push_back(avx512_kernels.name);
+    std::vector<std::string> names;
+    for (const Choice& choice : choices) {
+        if (choice.runs()) names.push_back(choice.kernels.name);
     }
-#endif
     return names;
 }
 
 const Kernels& select_kernels(const char* name) {
-    const std::vector<std::string> names = kernel_names();
-    const std::string wanted = *name ? name : names.back();
-    bool runs = false;
-    for (const std::string& known : names) runs = runs || wanted == known;
-    if (wanted == scalar_kernels.name) return scalar_kernels;
-#ifdef ALPAGE_X86
-    for (const Kernels* kernels : {&avx2_kernels, &avx512_kernels}) {
-        if (wanted != kernels->name) continue;
-        if (!runs) throw std::runtime_error("this machine does not run " + wanted);
-        return *kernels;
+    const std::string wanted = *name ? name : kernel_names().back();
+    for (const Choice& choice : choices) {
+        if (wanted != choice.kernels.name) continue;
+        if (!choice.runs()) throw std::runtime_error("this machine does not run " + wanted);
+        return choice.kernels;
     }
-#endif
     throw std::invalid_argument("unknown instruction set " + wanted);
 }
 

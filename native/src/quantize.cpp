@@ -23,7 +23,7 @@ const Encoders& select_encoders(const std::string& isa) {
         if (name == encoders->name) return *encoders;
     }
 #endif
-    return scalar_encoders;
+    return scalar_encoders;  // on 64-bit Arm too, whose plainest code has vectors of 4
 }
 
 // More than any block can hold (Q6_K: 65504 * 128 * 32), and its square is still a number.

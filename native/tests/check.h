@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <iostream>
 #include <random>
 #include <sstream>
@@ -26,6 +27,13 @@ struct Register {
 };
 
 inline int64_t passed = 0, failed = 0;
+inline bool quick = false;  // set by --quick: fewer sizes, for processors that are emulated
+
+template <class T>
+std::vector<T> sizes(std::initializer_list<T> all, std::initializer_list<T> few) {
+    return quick ? few : all;
+}
+
 inline constexpr int64_t shown_failures = 20;
 
 inline void report(bool good, const char* file, int line, const std::string& what) {

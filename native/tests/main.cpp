@@ -1,9 +1,15 @@
-// kernel_tests [PART]: runs the tests whose name contains PART; prints facts, fails with status 1.
+// kernel_tests [--quick] [PART]: runs the tests whose name contains PART, with fewer sizes where it
+// is to be quick; prints facts, fails with status 1.
 #include "alpage/kernel_names.h"
 #include "check.h"
 
 int main(int count, char** arguments) {
-    const std::string part = count > 1 ? arguments[1] : "";
+    std::string part;
+    for (int i = 1; i < count; ++i) {
+        const std::string argument = arguments[i];
+        if (argument == "--quick") check::quick = true;
+        else part = argument;
+    }
     std::cout << "instruction sets:";
     for (const std::string& name : alpage::kernel_names()) std::cout << " " << name;
     std::cout << "\n";

@@ -100,7 +100,6 @@ struct V {
                 _mm256_castsi256_ps(_mm256_and_si256(x.b, mask))};
     }
 
-    static I zero_int() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
     static I load(const void* p) {
         const __m256i* at = static_cast<const __m256i*>(p);
         return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
@@ -122,6 +121,8 @@ struct V {
         if constexpr (n >= 0) return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)};
         else return shift_right<-n>(x);
     }
+    template <int first, int count>  // some bits of each byte
+    static I bits(I x) { return bit_and(shift<-first>(x), bytes((1 << count) - 1)); }
     static I look_up(const uint8_t* table, I indices) {  // indices 0 to 15
         const __m256i both = _mm256_broadcastsi128_si256(load128(table));
         return {_mm256_shuffle_epi8(both, indices.a), _mm256_shuffle_epi8(both, indices.b)};
@@ -143,10 +144,13 @@ struct V {
             return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
         }
     }
-    template <bool full_range>
-    static I dot(I dot, I weights, const void* x) {
+    template <bool full_range>  // where the sums over 32 activations begin
+    static I start(const int8_t*) { return bytes(0); }
+    // dot + sum over the 4 signed bytes of group g of x, times unsigned weights, in each lane.
+    template <bool full_range, int g>
+    static I dot(I dot, I weights, const int8_t* x) {
         int four;
-        __builtin_memcpy(&four, x, 4);
+        __builtin_memcpy(&four, x + 4 * g, 4);
         const __m256i all = _mm256_set1_epi32(four);
         return {dot_half<full_range>(dot.a, weights.a, all),
                 dot_half<full_range>(dot.b, weights.b, all)};

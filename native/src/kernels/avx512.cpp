@@ -59,27 +59,28 @@ struct V {
         return _mm512_castsi512_ps(_mm512_and_si512(a, mask));
     }
 
-    static I zero_int() { return _mm512_setzero_si512(); }
     static I load(const void* p) { return _mm512_loadu_si512(p); }
     static I bytes(int x) { return _mm512_set1_epi8(static_cast<char>(x)); }
     static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
     static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
-    template <int n>
-    static I shift_right(I a) { return _mm512_srli_epi16(a, n); }
     template <int n>  // left for positive n, else right; the caller masks what crosses bytes
     static I shift(I a) {
         if constexpr (n >= 0) return _mm512_slli_epi16(a, n);
         else return _mm512_srli_epi16(a, -n);
     }
+    template <int first, int count>  // some bits of each byte
+    static I bits(I a) { return bit_and(shift<-first>(a), bytes((1 << count) - 1)); }
     static I look_up(const uint8_t* table, I indices) {  // indices 0 to 15
         const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
         return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), indices);
     }
-    // dot + sum over 4 bytes of unsigned weights times the 4 signed bytes at `x`, in each lane.
-    template <bool full_range>
-    static I dot(I dot, I weights, const void* x) {
+    template <bool full_range>  // where the sums over 32 activations begin
+    static I start(const int8_t*) { return bytes(0); }
+    // dot + sum over the 4 signed bytes of group g of x, times unsigned weights, in each lane.
+    template <bool full_range, int g>
+    static I dot(I dot, I weights, const int8_t* x) {
         int four;
-        __builtin_memcpy(&four, x, 4);
+        __builtin_memcpy(&four, x + 4 * g, 4);
         return _mm512_dpbusd_epi32(dot, weights, _mm512_set1_epi32(four));
     }
     static I spread(const void* x) {  // 4 bytes over all lanes

@@ -119,6 +119,9 @@ extern const Kernels scalar_kernels;
 #ifdef ALPAGE_X86
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+#elif defined(ALPAGE_ARM64)
+extern const Kernels neon_kernels;
+extern const Kernels neon_i8mm_kernels;
 #endif
 
 // The named set, or the best that this machine runs for an empty name. Throws

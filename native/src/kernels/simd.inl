@@ -29,8 +29,7 @@ template <Bits bits, int g>
     if constexpr (bits == Bits::eight) {
         return V::load(quants + g * 64);
     } else if constexpr (bits == Bits::two || bits == Bits::three) {
-        const I low = V::bit_and(V::template shift<-2 * (g % 4)>(V::load(quants + g / 4 * 64)),
-                                 V::bytes(0x03));
+        const I low = V::template bits<2 * (g % 4), 2>(V::load(quants + g / 4 * 64));
         if constexpr (bits == Bits::three) {
             const I high = V::template shift<2 - g>(V::load(quants + 128));
             return V::bit_or(low, V::bit_and(high, V::bytes(0x04)));
@@ -38,9 +37,7 @@ template <Bits bits, int g>
             return low;
         }
     } else {
-        const I packed = V::load(quants + g / 2 * 64);
-        const I low = V::bit_and(g % 2 ? V::template shift_right<4>(packed) : packed,
-                                 V::bytes(0x0f));
+        const I low = V::template bits<4 * (g % 2), 4>(V::load(quants + g / 2 * 64));
         if constexpr (bits == Bits::five) {
             const I high = V::template shift<4 - g>(V::load(quants + 256));
             return V::bit_or(low, V::bit_and(high, V::bytes(0x10)));
@@ -160,6 +157,7 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
     for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes, q += 2 * block_columns) {
         constexpr int parts = T::halves ? 2 : 1, groups = 8 / parts;
         constexpr bool wide = T::bits == Bits::eight || T::bits == Bits::index;
+        static_assert(!(wide && T::halves), "V::start sees all 32 activations of a block");
         if constexpr (R <= 2) {
             // A few rows wait for memory, and the processor's own prefetcher stops at each page.
             unroll<T::quant_bytes / 64>([&](auto line) {
@@ -168,14 +166,18 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
         }
         unroll<parts>([&](auto half) {
             I high[R], low[R];
-            unroll<R>([&](auto r) { high[r] = low[r] = V::zero_int(); });
+            unroll<R>([&](auto r) {
+                const int8_t* at = q + r * stride;
+                high[r] = V::template start<wide>(at);
+                low[r] = V::template start<wide>(at + block_columns);
+            });
             unroll<groups>([&](auto i) {
                 constexpr int g = decltype(half)::value * groups + decltype(i)::value;
                 const I weights = group<T::bits, g>(quants);
                 unroll<R>([&](auto r) {
-                    const int8_t* at = q + r * stride + 4 * g;
-                    high[r] = V::template dot<wide>(high[r], weights, at);
-                    low[r] = V::template dot<wide>(low[r], weights, at + block_columns);
+                    const int8_t* at = q + r * stride;
+                    high[r] = V::template dot<wide, g>(high[r], weights, at);
+                    low[r] = V::template dot<wide, g>(low[r], weights, at + block_columns);
                 });
             });
             F weight_scale, offset;

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alpage.core.errors import UsageError
 
-ISAS = ("scalar", "avx2", "avx512")
+ISAS = ("scalar", "avx2", "avx512", "neon", "neon-i8mm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Settings:
     home: Path | None = None
     """Folder of the model cache; the platform's cache folder by default."""
     isa: str | None = None
-    """Force the native core's instruction set: scalar, avx2 or avx512."""
+    """Force the native core's instruction set, one of `ISAS`."""
     threads: int | None = None
     """Threads of the native core; the processors of this process by default."""
     debug: bool = False
