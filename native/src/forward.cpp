@@ -246,8 +246,8 @@ int64_t Forward::panels_per_item(int64_t rows, const Product* products, int coun
     return std::max<int64_t>(wanted, rows == 1 ? 8 : tile);
 }
 
-// A step of one row waits for the weights: those that thread `id` will read first come while it does
-// the little that is left before the product.
+// A step of one row waits for the weights: those that thread `id` will read first come while it
+// does the little that is left before the product.
 void Forward::fetch_ahead(int id, const Product* products, int count) const {
     if (batch_->rows > 2) return;
     constexpr int64_t bytes = 16 << 10, line = 64;

@@ -26,8 +26,8 @@ public:
     void barrier();
     // The next index of the loop since the last barrier; each is given out once.
     int64_t next() { return counters_[0].value.fetch_add(1, std::memory_order_relaxed); }
-    // Calls fn(index) for every index of 0..count-1 once, over all threads. Each thread goes through
-    // a stretch of neighbours of its own, then helps with the others'. Not beside `next`.
+    // Calls fn(index) for every index of 0..count-1 once, over all threads. Each thread goes
+    // through a stretch of neighbours of its own, then helps with the others'. Not beside `next`.
     template <class Fn>
     void share(int thread, int64_t count, Fn&& fn) {
         for (int k = 0; k < size_; ++k) {

@@ -131,9 +131,8 @@ void attention(const AttentionPart& part) {
     for (; first + attention_tile <= part.queries; first += attention_tile) {
         attend<attention_tile>(part, static_cast<int>(first));
     }
-    if (part.queries - first == 3) {  // three query heads to a key/value head: one row's tile
-        attend<3>(part, static_cast<int>(first));
-        return;
+    if constexpr (attention_tile > 3) {  // three query heads to a key/value head: one row's tile
+        if (part.queries - first == 3) return attend<3>(part, static_cast<int>(first));
     }
     row_tiles<attention_tile>(first, part.queries, [&](int64_t at, auto queries) {
         attend<queries>(part, static_cast<int>(at));

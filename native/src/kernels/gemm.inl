@@ -69,7 +69,7 @@ void gemm_tile(const Slice& slice, const RowsOfSlice& rows, float* totals) {
         for (int part = 0; part < parts; ++part, quants += groups * P * 64) {
             I dot[R][P];
             ALPAGE_UNROLL for (int r = 0; r < R; ++r) {
-                ALPAGE_UNROLL for (int p = 0; p < P; ++p) dot[r][p] = V::zero_int();
+                ALPAGE_UNROLL for (int p = 0; p < P; ++p) dot[r][p] = V::bytes(0);
             }
 #pragma GCC unroll 1
             for (int low = 0; low < 2; ++low) {  // high bytes, times 128, then low bytes

@@ -17,7 +17,7 @@ namespace {
 
 }  // namespace
 
-const Kernels neon_kernels{"neon",   matmul,    quantise, rms_norm,
+const Kernels neon_kernels{"neon", 1,         matmul,  quantise, rms_norm,
                            swiglu, attention, largest, softmax_weights};
 
 }  // namespace alpage

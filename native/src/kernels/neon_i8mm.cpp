@@ -19,7 +19,7 @@ namespace {
 
 }  // namespace
 
-const Kernels neon_i8mm_kernels{"neon-i8mm", matmul,    quantise, rms_norm,
-                                swiglu,      attention, largest,  softmax_weights};
+const Kernels neon_i8mm_kernels{"neon-i8mm", 1,         matmul,  quantise, rms_norm,
+                                swiglu,      attention, largest, softmax_weights};
 
 }  // namespace alpage
