@@ -18,7 +18,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *CHECKOUT.glob("docs/**/*.md")]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SCRIPT = re.compile(r"(?<![\w/.-])scripts/[\w.]+")
+SCRIPT = re.compile(r"(?<![\w/.-])scripts/[\w.-]+")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)[^)]*\)")
 MARK = "::end of command::"
 SECONDS = 300
