@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "alpage/kernel_names.h"
+#include "alpage/limits.h"
 #include "alpage/model.h"
 #include "alpage/quantize.h"
 #include "alpage/sampler.h"
@@ -163,6 +164,12 @@ NB_MODULE(_native, m) {
         .def_prop_ro("threads", [](const PyModel& self) { return self.model.threads(); })
         .def_prop_ro("weight_bytes", [](const PyModel& self) { return self.model.weight_bytes(); })
         .def_prop_ro("cache_bytes", [](const PyModel& self) { return self.model.cache_bytes(); });
+    m.def("read_rate", &alpage::read_rate, "threads"_a, "size"_a,
+          nb::call_guard<nb::gil_scoped_release>());
+    m.def("product_rate",
+          [](int type, int64_t rows, int threads, const std::string& isa) {
+              return alpage::product_rate(alpage::tensor_type(type), rows, threads, isa);
+          }, "kind"_a, "rows"_a, "threads"_a, "isa"_a, nb::call_guard<nb::gil_scoped_release>());
     m.def("encode", &encode, "weights"_a, "from_type"_a, "rows"_a, "columns"_a, "to_type"_a,
           "importance"_a.none(), "threads"_a, "isa"_a, "out"_a);
     m.def("sample", &sample, "logits"_a, "history"_a, "prompt_length"_a, "temperature"_a,

@@ -17,11 +17,13 @@ void pause() {
 #endif
 }
 
-// A quarter of a millisecond of spinning covers the gaps between the stages of one forward pass and
-// between decode steps (waking a thread costs 40 microseconds); a longer wait means idle, or a
-// neighbour on our processor: then sleep.
-void wait_change(const std::atomic<uint32_t>& value, uint32_t old) {
-    for (int spin = 0; spin < 6000; ++spin) {
+// Within a pass a thread spins about 75 microseconds: a longer wait means that the other one lost
+// its processor, perhaps to us. Between passes it spins a quarter of a millisecond, which covers
+// what happens between decode steps, for waking a thread costs 40 microseconds.
+constexpr int spins_within = 1500, spins_between = 6000;
+
+void wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins) {
+    for (int spin = 0; spin < spins; ++spin) {
         if (value.load(std::memory_order_acquire) != old) return;
         pause();
     }
@@ -80,14 +82,14 @@ void ThreadPool::barrier() {
         phase_.fetch_add(1, std::memory_order_release);
         phase_.notify_all();
     } else {
-        wait_change(phase_, phase);
+        wait_change(phase_, phase, spins_within);
     }
 }
 
 void ThreadPool::work(int thread) {
     uint32_t seen = 0;
     for (;;) {
-        wait_change(generation_, seen);
+        wait_change(generation_, seen, spins_between);
         ++seen;
         if (stop_.load(std::memory_order_relaxed)) return;
         (*job_)(thread);

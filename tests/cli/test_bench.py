@@ -34,6 +34,32 @@ def test_a_quick_run_prints_a_table_and_saves_everything(
     assert all(len(measured.best("alpage")) == 1 for measured in report.measurements)
 
 
+def test_stages_are_shown_beside_their_limits(
+    smollm2_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "stages.json"
+    arguments = ["bench", str(smollm2_path), "--stages", "--runs", "1", "--threads", "1"]
+    assert main([*arguments, "--json", str(saved)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("decode at depth 1,024:", "prefill 512:", "gate and up", "of the limit", "GB/s"):
+        assert words in shown
+    cases = json.loads(saved.read_text("utf-8"))
+    decode = {stage["name"]: stage for stage in cases[0]["stages"]}
+    # 30 layers of 576 x 1,536, twice, in blocks of 32 weights and 20 bytes.
+    products = 30 * 576 * 1536 * 2
+    assert (decode["gate and up"]["products"], decode["gate and up"]["bytes"]) == (
+        products,
+        products * 20 // 32,
+    )
+    for case in cases:
+        assert case["read_rate"] > 0
+        for stage in case["stages"]:
+            assert stage["seconds"] > 0
+            assert (stage["limit"] > 0) == (stage["bytes"] > 0)
+    assert main(["bench", str(smollm2_path), "--stages", "--quick"]) == 2
+    assert "--stages measures Alpage alone" in capsys.readouterr().err
+
+
 def test_json_on_standard_output_is_alone_there(
     smollm2_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from alpage.core.errors import CapacityError, FormatError, InternalError, UsageE
 from alpage.core.types import SamplingParams
 from alpage.engine.engine import Engine
 from alpage.engine.load import load_engine
-from alpage.engine.native import NativeRunner, available_isas, sample_row
+from alpage.engine.native import (
+    NativeRunner,
+    available_isas,
+    product_rate,
+    read_rate,
+    sample_row,
+)
 from alpage.engine.protocol import Request, TokenEvent
 from alpage.engine.scheduler import Limits
 from alpage.weights.contents import ModelSource
@@ -48,6 +55,34 @@ def test_threads_and_pieces_change_no_bit(source: ModelSource) -> None:
         for threads, size in ((2, 60), (3, 7), (1, 1)):
             runner = NativeRunner(source, threads=threads, context_tokens=64, isa=isa)
             assert np.array_equal(logits_of(runner, TOKENS, size), whole)
+
+
+def test_times_of_stages_add_up_to_the_pass(source: ModelSource) -> None:
+    runner = NativeRunner(source, threads=2, context_tokens=64)
+    assert runner.stage_seconds() == {}
+    logits_of(runner, TOKENS)
+    runner.time_stages()
+    start = perf_counter()
+    logits_of(runner, TOKENS)
+    passed = perf_counter() - start
+    stages = runner.stage_seconds()
+    assert {"qkv", "attention", "gate and up", "head"} < set(stages)
+    assert all(seconds > 0 for seconds in stages.values())
+    assert sum(stages.values()) < passed
+    runner.time_stages()
+    assert not any(runner.stage_seconds().values())
+    runner.close()
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_rates_of_this_machine(isa: str) -> None:
+    assert read_rate(2, 1 << 20) > 1e6
+    for kind in TensorType:
+        assert product_rate(kind, 7, 2, isa) > 1e5
+    with pytest.raises(ValueError, match="rows"):
+        product_rate(TensorType.Q4_0, 0, 1, isa)
+    with pytest.raises(ValueError, match="too few bytes"):
+        read_rate(1, 8)
 
 
 def test_states_after_the_final_norm(source: ModelSource) -> None:

@@ -69,6 +69,25 @@ class AlpageSide:
                 self._runner.forward(step)
         return case.sequences * case.tokens / (perf_counter() - start)
 
+    def stages(self, case: Case) -> dict[str, float]:
+        """Seconds of each stage of one pass of a prefill or decode case, on average."""
+        runner = self._runner
+        if case.kind == "prefill":
+            runner.time_stages()
+            self._prefill(case, 0, case.tokens)
+            return runner.stage_seconds()
+        steps = list(self._steps(case))
+        for step in steps[:_WARM_STEPS]:
+            runner.forward(step)
+        runner.time_stages()
+        for step in steps:
+            runner.forward(step)
+        return {name: seconds / len(steps) for name, seconds in runner.stage_seconds().items()}
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._close()
+
     def facts(self) -> Mapping[str, Any]:
         """See `Side`."""
         runner = self._runner

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from alpage.bench.report import Report
 from alpage.bench.session import Options, check, measure
+from alpage.bench.stages import measure_stages
 from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.cli.loading import ready
 from alpage.cli.options import Model, Threads
@@ -17,6 +19,7 @@ from alpage.cli.output import megabytes, note, print_table, say
 from alpage.cli.progress import byte_progress
 from alpage.core.errors import UsageError
 from alpage.core.paths import atomic_write
+from alpage.core.processors import usable_processors
 from alpage.core.settings import Settings
 
 Against = Annotated[
@@ -46,6 +49,10 @@ Out = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="With --make-shape: the file. [llama-SHAPE.TYPE.gguf]"),
 ]
+Stages = Annotated[
+    bool,
+    typer.Option("--stages", help="Only the time of each stage of a pass, beside its limit."),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter measurements.")]
 
 
@@ -56,6 +63,7 @@ def command(
     runs: Runs = 5,
     threads: Threads = None,
     quick: Quick = False,
+    stages: Stages = False,
     make_shape: MakeShape = None,
     kind: Kind = None,
     out: Out = None,
@@ -80,16 +88,44 @@ def command(
         command=shlex.join(["alpage", *map(_without_folder, sys.argv[1:])]),
     )
     check(wanted)  # what cannot be measured is said before a model is downloaded
+    if stages and (against is not None or quick):
+        raise UsageError("--stages measures Alpage alone, and not in a hurry")
     wanted = replace(wanted, model=ready(model, settings))
+    if stages:
+        _show_stages(wanted, json)
+        return
     report = measure(wanted, lambda what: note(f"measuring {what}"))
     if json == "-":
         say(report.to_json())
         return
     _show(report)
     if json is not None:
-        with atomic_write(Path(json)) as file:
-            file.write(f"{report.to_json()}\n".encode())
-        note(f"saved as {json}")
+        _save(report.to_json(), json)
+
+
+def _show_stages(options: Options, json: str | None) -> None:
+    found = measure_stages(
+        options.model,
+        threads=options.threads or usable_processors(),
+        isa=options.isa,
+        runs=options.runs,
+        progress=lambda what: note(f"measuring {what}"),
+    )
+    text = dumps([case.as_json() for case in found], indent=1)
+    if json == "-":
+        say(text)
+        return
+    for number, case in enumerate(found):
+        say("\n" * (number > 0) + case.title() + "\n")
+        print_table(*case.table())
+    if json is not None:
+        _save(text, json)
+
+
+def _save(text: str, path: str) -> None:
+    with atomic_write(Path(path)) as file:
+        file.write(f"{text}\n".encode())
+    note(f"saved as {path}")
 
 
 def _make(shape: str, kind: str, out: Path | None) -> None:

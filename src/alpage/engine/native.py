@@ -11,6 +11,7 @@ from alpage.core.errors import CapacityError, FormatError, InternalError, UsageE
 from alpage.core.processors import usable_processors
 from alpage.engine.protocol import StepBatch
 from alpage.weights.source import ModelSource
+from alpage.weights.tensor import TensorType
 
 PAGE_TOKENS: int = _native.PAGE_TOKENS
 PARTS = (
@@ -92,6 +93,17 @@ class NativeRunner:
             raise CapacityError(f"not enough memory for {len(batch.tokens)} rows") from error
         return result
 
+    def time_stages(self) -> None:
+        """From now on add up the time of each stage of a pass, from zero."""
+        self._model.time_stages()
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds by stage since `time_stages`, in the order of a pass; empty before it.
+
+        As one thread sees them: a stage ends when the last thread is done with it.
+        """
+        return dict(self._model.stage_seconds())
+
     def observe(self) -> None:
         """From now on add up the squares of what each matrix multiplies, from zero."""
         self._model.observe()
@@ -119,6 +131,16 @@ class NativeRunner:
 def available_isas() -> list[str]:
     """Instruction sets that this machine runs, the plainest first."""
     return list(_native.available_isas())
+
+
+def read_rate(threads: int, size: int) -> float:
+    """Bytes a second that `threads` read together from `size` bytes of memory."""
+    return float(_native.read_rate(threads, size))
+
+
+def product_rate(kind: TensorType, rows: int, threads: int, isa: str) -> float:
+    """Multiply-adds a second of products of `rows` rows with weights that lie in the caches."""
+    return float(_native.product_rate(int(kind), rows, threads, isa))
 
 
 def sample_row(
