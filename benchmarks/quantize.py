@@ -7,8 +7,8 @@ of the shapes of Llama 3.2 1B (normal, 0.02); where importance is given (measure
 random) the error is weighted with it. Perplexity: the default model in float32, made into each mix
 by both, read by Alpage's native core on TEXT; differences have the error of paired token losses.
 Speed: the whole default model from F32 and F16, and a random 1B from F16, in turns, medians.
-`--parts` measures some parts again and keeps the others; results go to `quantize.json`, and as
-tables to `quantize.md`.
+`--parts` measures some parts again and keeps the others, `--mixes` likewise some rows of
+perplexity; results go to `quantize.json`, and as tables to `quantize.md`.
 """
 
 import argparse
@@ -371,9 +371,25 @@ def main(arguments: list[str]) -> None:
                     f"Medians of {options.runs} rounds, in turns; the source in the system's "
                     "cache, Alpage's time until the result is on the disk."
                 )
-            report[part] = {"rows": rows, "note": note, **_facts(options, arguments)}
+            made = {"rows": rows, "note": note, **_facts(options, arguments)}
+            some = part == "perplexity" and options.mixes
+            report[part] = _again(report.get(part), made, options) if some else made
             _save(file, json.dumps(report, indent=2) + "\n")
             _save(options.out / "quantize.md", page(report))
+
+
+def _again(
+    before: Mapping[str, Any] | None, made: Mapping[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The rows of some mixes in place of those of an earlier run, which keeps the others."""
+    if before is None or not set(made["rows"]) <= set(before["rows"]):
+        return dict(made)
+    again = f"{', '.join(options.mixes)} again on {made['date'][:10]}: `{made['command']}`."
+    return {
+        **before,
+        "rows": before["rows"] | made["rows"],
+        "note": f"{before['note']} {again}",
+    }
 
 
 def _both_sizes(model: Path, plain: Path, options: argparse.Namespace) -> dict[str, Any]:
