@@ -99,8 +99,7 @@ void Forward::plan_attention() {
 // The share of thread `id` of the rows, one by one.
 template <class Fn>
 void Forward::each_row(int id, int64_t rows, Fn&& fn) const {
-    const int64_t threads = pool_.size();
-    for (int64_t row = rows * id / threads; row < rows * (id + 1) / threads; ++row) fn(row);
+    for (int64_t row = pool_.begin(id, rows); row < pool_.begin(id + 1, rows); ++row) fn(row);
 }
 
 void Forward::thread(int id) {
@@ -222,9 +221,9 @@ void Forward::quantise(int64_t row, const float* x, int64_t columns) {
 
 // The share of thread `id` of the columns, over all rows: no two threads add to one sum.
 void Forward::add_squares(int id, const float* x, int64_t rows, std::vector<double>& sums) const {
-    const int64_t columns = static_cast<int64_t>(sums.size()), threads = pool_.size();
+    const int64_t columns = static_cast<int64_t>(sums.size());
     for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t c = columns * id / threads; c < columns * (id + 1) / threads; ++c) {
+        for (int64_t c = pool_.begin(id, columns); c < pool_.begin(id + 1, columns); ++c) {
             const double value = x[r * columns + c];
             sums[static_cast<size_t>(c)] += value * value;
         }
@@ -235,15 +234,33 @@ Activations Forward::activations(const float* x, int64_t columns) const {
     return {columns, x, q_.data(), scale_.data(), sum_.data(), sum16_.data()};
 }
 
-// Pieces of a product are small enough that a thread on a busy processor holds nobody up, and whole
-// tiles.
-int64_t Forward::panels_per_item(int64_t rows, const Product* products, int count,
-                                 int64_t row_blocks) const {
+// Products in pieces: groups of panels times blocks of rows whose quantised activations stay in the
+// second-level cache while the panels pass by. Pieces are whole tiles, and small enough that a
+// thread on a busy processor holds nobody up.
+Forward::Pieces Forward::pieces(const Product* products, int count, int64_t rows) const {
+    constexpr int64_t cached_bytes = 512 << 10;
+    const int64_t columns = products->matrix->columns;
+    const int64_t fitting = std::max<int64_t>(8, cached_bytes / (2 * columns) / 8 * 8);
+    Pieces result{products, 0, 0, 0, 0};
+    result.row_blocks = (rows + fitting - 1) / fitting;
+    result.block_rows = ((rows + result.row_blocks - 1) / result.row_blocks + 7) / 8 * 8;
     int64_t panels = 0;
     for (int i = 0; i < count; ++i) panels += products[i].matrix->panel_count();
     const int64_t tile = kernels_.panel_tile;
-    const int64_t wanted = panels * row_blocks / (pool_.size() * 16) / tile * tile;
-    return std::max<int64_t>(wanted, rows == 1 ? 8 : tile);
+    const int64_t wanted = panels * result.row_blocks / (pool_.size() * 16) / tile * tile;
+    result.group = std::max<int64_t>(wanted, rows == 1 ? 8 : tile);
+    for (int i = 0; i < count; ++i) result.count += result.of(products[i]);
+    return result;
+}
+
+int64_t Forward::Pieces::of(const Product& product) const {
+    return (product.matrix->panel_count() + group - 1) / group * row_blocks;
+}
+
+Forward::Piece Forward::Pieces::operator[](int64_t index) const {
+    const Product* product = products;
+    for (; index >= of(*product); ++product) index -= of(*product);
+    return {product, index / row_blocks * group, index % row_blocks * block_rows};
 }
 
 // A step of one row waits for the weights: those that thread `id` will read first come while it
@@ -251,52 +268,29 @@ int64_t Forward::panels_per_item(int64_t rows, const Product* products, int coun
 void Forward::fetch_ahead(int id, const Product* products, int count) const {
     if (batch_->rows > 2) return;
     constexpr int64_t bytes = 16 << 10, line = 64;
-    const int64_t group = panels_per_item(1, products, count, 1);
-    int64_t items = 0;
-    for (int i = 0; i < count; ++i) {
-        items += (products[i].matrix->panel_count() + group - 1) / group;
-    }
-    int64_t index = items * id / pool_.size();
-    for (const Product* product = products; product < products + count; ++product) {
-        const Matrix& m = *product->matrix;
-        const int64_t own = (m.panel_count() + group - 1) / group;
-        if (index >= own) {
-            index -= own;
-            continue;
-        }
-        const int64_t panel_bytes = static_cast<int64_t>(m.data.size()) / m.panel_count();
-        const uint8_t* first = m.data.data() + index * group * panel_bytes;
-        const int64_t left = static_cast<int64_t>(m.data.size()) - index * group * panel_bytes;
-        for (int64_t at = 0; at < std::min(bytes, left); at += line) {
-            __builtin_prefetch(first + at, 0, 2);
-        }
-        return;
+    const Pieces parts = pieces(products, count, batch_->rows);
+    const int64_t index = pool_.begin(id, parts.count);
+    if (index == pool_.begin(id + 1, parts.count)) return;  // more threads than pieces
+    const Piece piece = parts[index];
+    const Buffer& data = piece.product->matrix->data;
+    const int64_t size = static_cast<int64_t>(data.size());
+    const int64_t from = size / piece.product->matrix->panel_count() * piece.panel;
+    for (int64_t at = from; at < std::min(from + bytes, size); at += line) {
+        __builtin_prefetch(data.data() + at, 0, 2);
     }
 }
 
-// Shares the products out in pieces: groups of panels times blocks of rows whose quantised
-// activations stay in the second-level cache while the panels pass by.
 void Forward::multiply(int id, const Activations& x, int64_t rows, const Product* products,
                        int count, bool accumulate) {
-    constexpr int64_t cached_bytes = 512 << 10;
-    const int64_t fitting = std::max<int64_t>(8, cached_bytes / (2 * x.columns) / 8 * 8);
-    const int64_t row_blocks = (rows + fitting - 1) / fitting;
-    const int64_t block_rows = ((rows + row_blocks - 1) / row_blocks + 7) / 8 * 8;
-    const int64_t group = panels_per_item(rows, products, count, row_blocks);
-    const auto items_of = [&](const Product& product) {
-        return (product.matrix->panel_count() + group - 1) / group * row_blocks;
-    };
-    int64_t items = 0;
-    for (int i = 0; i < count; ++i) items += items_of(products[i]);
-    pool_.share(id, items, [&](int64_t index) {
-        const Product* product = products;
-        for (; index >= items_of(*product); ++product) index -= items_of(*product);
-        const Matrix& m = *product->matrix;
-        const int64_t panel = index / row_blocks * group, row = index % row_blocks * block_rows;
+    const Pieces parts = pieces(products, count, rows);
+    pool_.share(id, parts.count, [&](int64_t index) {
+        const auto [product, panel, row] = parts[index];
         if (row >= rows) return;
+        const Matrix& m = *product->matrix;
         kernels_.matmul({m.type, m.data.data(), m.columns, panel,
-                         std::min(panel + group, m.panel_count()), m.rows, row,
-                         std::min(row + block_rows, rows), product->y, product->stride, accumulate},
+                         std::min(panel + parts.group, m.panel_count()), m.rows, row,
+                         std::min(row + parts.block_rows, rows), product->y, product->stride,
+                         accumulate},
                         x);
     });
 }
@@ -372,8 +366,8 @@ void merge(float* out, float& maximum, float& total, const float* later, float l
 void Forward::attend(int id, int64_t layer) {
     const int64_t heads = shape_.n_kv_heads, width = cache_.value_width();
     const int64_t tasks = static_cast<int64_t>(tiles_.size()) * heads;
-    const auto merge_into = [&](Partial& sum, const Partial& later) {
-        for (int64_t i = 0; i < attention_queries; ++i) {
+    const auto merge_into = [&](const Tile& tile, Partial& sum, const Partial& later) {
+        for (int64_t i = 0; i < tile.rows * tile.heads; ++i) {
             merge(&sum.out[i * width], sum.maximum[i], sum.total[i], &later.out[i * width],
                   later.maximum[i], later.total[i], width);
         }
@@ -385,7 +379,7 @@ void Forward::attend(int id, int64_t layer) {
             attend_chunk(tile, task % heads, layer, 0, sum);
             for (int64_t chunk = 1; chunk < tile.chunks; ++chunk) {
                 attend_chunk(tile, task % heads, layer, chunk, later);
-                merge_into(sum, later);
+                merge_into(tile, sum, later);
             }
             store_attention(tile, task % heads, sum);
         }
@@ -400,7 +394,9 @@ void Forward::attend(int id, int64_t layer) {
     for (int64_t task = pool_.next(); task < tasks; task = pool_.next()) {
         const Tile& tile = tiles_[task / heads];
         Partial* parts = &partials_[task * chunk_slots_];
-        for (int64_t chunk = 1; chunk < tile.chunks; ++chunk) merge_into(parts[0], parts[chunk]);
+        for (int64_t chunk = 1; chunk < tile.chunks; ++chunk) {
+            merge_into(tile, parts[0], parts[chunk]);
+        }
         store_attention(tile, task % heads, parts[0]);
     }
 }

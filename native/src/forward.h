@@ -69,6 +69,16 @@ private:
         float* y;
         int64_t stride;
     };
+    struct Piece {
+        const Product* product;
+        int64_t panel, row;  // where it begins
+    };
+    struct Pieces {  // of neighbouring products
+        const Product* products;
+        int64_t group, row_blocks, block_rows, count;  // group: panels of a piece
+        int64_t of(const Product& product) const;      // how many pieces are its own
+        Piece operator[](int64_t index) const;
+    };
     struct Partial {  // of one tile over one chunk
         std::vector<float> out, maximum, total;
     };
@@ -90,8 +100,7 @@ private:
     void quantise(int64_t row, const float* x, int64_t columns);
     void add_squares(int id, const float* x, int64_t rows, std::vector<double>& sums) const;
     Activations activations(const float* x, int64_t columns) const;
-    int64_t panels_per_item(int64_t rows, const Product* products, int count,
-                            int64_t row_blocks) const;
+    Pieces pieces(const Product* products, int count, int64_t rows) const;
     void fetch_ahead(int id, const Product* products, int count) const;
     void multiply(int id, const Activations& x, int64_t rows, const Product* products, int count,
                   bool accumulate);

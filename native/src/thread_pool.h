@@ -26,16 +26,18 @@ public:
     void barrier();
     // The next index of the loop since the last barrier; each is given out once.
     int64_t next() { return counters_[0].value.fetch_add(1, std::memory_order_relaxed); }
+    // Where the stretch of thread `thread` of 0..count-1 begins; it ends where the next one's does.
+    int64_t begin(int thread, int64_t count) const { return count * thread / size_; }
     // Calls fn(index) for every index of 0..count-1 once, over all threads. Each thread goes
     // through a stretch of neighbours of its own, then helps with the others'. Not beside `next`.
     template <class Fn>
     void share(int thread, int64_t count, Fn&& fn) {
         for (int k = 0; k < size_; ++k) {
             const int owner = (thread + k) % size_;
-            const int64_t begin = count * owner / size_, end = count * (owner + 1) / size_;
+            const int64_t first = begin(owner, count), end = begin(owner + 1, count);
             std::atomic<int64_t>& counter = counters_[static_cast<size_t>(owner)].value;
             for (;;) {
-                const int64_t index = begin + counter.fetch_add(1, std::memory_order_relaxed);
+                const int64_t index = first + counter.fetch_add(1, std::memory_order_relaxed);
                 if (index >= end) break;
                 fn(index);
             }

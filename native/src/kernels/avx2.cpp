@@ -188,7 +188,6 @@ struct V {
 
 }  // namespace
 
-const Kernels avx2_kernels{"avx2", 1,         matmul,  quantise, rms_norm,
-                            swiglu, attention, largest, softmax_weights};
+const Kernels avx2_kernels = kernels_named("avx2");
 
 }  // namespace alpage

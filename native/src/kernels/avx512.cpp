@@ -111,7 +111,6 @@ struct V {
 
 }  // namespace
 
-const Kernels avx512_kernels{"avx512", ALPAGE_GEMM_PANELS, matmul,  quantise,       rms_norm,
-                             swiglu,   attention,          largest, softmax_weights};
+const Kernels avx512_kernels = kernels_named("avx512", ALPAGE_GEMM_PANELS);
 
 }  // namespace alpage

@@ -17,7 +17,6 @@ namespace {
 
 }  // namespace
 
-const Kernels neon_kernels{"neon", 1,         matmul,  quantise, rms_norm,
-                           swiglu, attention, largest, softmax_weights};
+const Kernels neon_kernels = kernels_named("neon");
 
 }  // namespace alpage

@@ -19,7 +19,6 @@ namespace {
 
 }  // namespace
 
-const Kernels neon_i8mm_kernels{"neon-i8mm", 1,         matmul,  quantise, rms_norm,
-                                swiglu,      attention, largest, softmax_weights};
+const Kernels neon_i8mm_kernels = kernels_named("neon-i8mm");
 
 }  // namespace alpage

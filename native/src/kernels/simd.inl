@@ -405,3 +405,8 @@ double softmax_weights(const float* x, int64_t n, float maximum, float inverse_t
     }
     return total;
 }
+
+constexpr Kernels kernels_named(const char* name, int panel_tile = 1) {
+    return {name,   panel_tile, matmul,  quantise,       rms_norm,
+            swiglu, attention,  largest, softmax_weights};
+}

@@ -37,7 +37,7 @@ class AlpageSide:
 
     def load(self) -> float:
         """Weights repacked, tokenizer and cache ready."""
-        self._close()
+        self.close()
         start = perf_counter()
         with open_model(self._path) as source:
             load_text_side(source)
@@ -84,10 +84,6 @@ class AlpageSide:
             runner.forward(step)
         return {name: seconds / len(steps) for name, seconds in runner.stage_seconds().items()}
 
-    def close(self) -> None:
-        """Give everything back."""
-        self._close()
-
     def facts(self) -> Mapping[str, Any]:
         """See `Side`."""
         runner = self._runner
@@ -105,7 +101,8 @@ class AlpageSide:
             raise InternalError("the model has not been loaded")
         return self._loaded
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give everything back."""
         if self._engine is not None:
             self._engine.close()  # closes the runner
         elif self._loaded is not None:

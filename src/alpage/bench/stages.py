@@ -166,9 +166,8 @@ def _stages(
             products = weights.count * (1 if prefill and name == "head" else rows)
             limit = max(size / bandwidth, products / rates[weights.kind.name])
         elif name == "attention" and not prefill:
-            # Keys and values, two bytes each; positions grow while the case runs.
+            # Positions grow while the case runs.
             positions = case.depth + case.tokens // 2
-            width = config.n_kv_heads * config.head_dim
-            size = rows * positions * width * 2 * 2 * config.n_layers
+            size = rows * positions * config.kv_bytes_per_token()
             limit = size / bandwidth
         yield Stage(name, taken, size, products, limit)
