@@ -97,3 +97,16 @@ def test_a_report_survives_json_with_its_summary() -> None:
 def test_what_is_no_report(text: str) -> None:
     with pytest.raises(FormatError, match="report"):
         Report.from_json(text)
+
+
+def test_a_share_of_another_figure_is_shown_for_both_and_not_compared() -> None:
+    share = Measurement(
+        "decode, of that rate", "%", {"alpage": {"": [91.6]}, "llama.cpp": {"": [40]}}
+    )
+    found = report(SPEED, share)
+    assert found.table()[2] == ["decode, of that rate", "92%", "40%", ""]
+    assert [measurement.name for measurement in found.compared()] == ["decode"]
+    assert (
+        Measurement("reading memory", "GB/s", {"alpage": {"": [23.96]}}).median("alpage") == 23.96
+    )
+    assert report(ALONE, peer=False).compared() == []

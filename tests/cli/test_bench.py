@@ -34,6 +34,25 @@ def test_a_quick_run_prints_a_table_and_saves_everything(
     assert all(len(measured.best("alpage")) == 1 for measured in report.measurements)
 
 
+def test_only_the_figures_that_are_asked_for(
+    smollm2_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", str(smollm2_path), "--runs", "1", "--json", "-", "--only", "decode"]
+    assert main([*arguments, "--only", "reading memory"]) == 0
+    report = Report.from_json(capsys.readouterr().out)
+    decode, memory, share = report.measurements
+    assert [decode.name, memory.name, share.name] == [
+        "decode", "reading memory", "decode, of that rate",
+    ]  # fmt: skip
+    # 106 million weights in blocks of 32 and 20 bytes, and a head of 28 million with 34 bytes.
+    layers, head = 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536), 576 * 49152
+    assert share.median("alpage") == pytest.approx(
+        decode.median("alpage") * (layers * 20 + head * 34) / 32 / memory.median("alpage") / 1e7
+    )
+    assert main(["bench", str(smollm2_path), "--only", "loading"]) == 2
+    assert "there is no figure 'loading'; there are: prefill 128; " in capsys.readouterr().err
+
+
 def test_stages_are_shown_beside_their_limits(
     smollm2_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +108,7 @@ def test_what_makes_no_sense_is_said_before_anything_is_loaded(
         (["--runs", "0"], 2, "runs must be between 1 and 1000, not 0"),
         (["--threads", "5000"], 2, "threads must be between 1 and 1024"),
         (["--against", "ollama"], 2, "--against takes llama.cpp, not 'ollama'"),
+        (["--plot", "a.png"], 2, "--plot draws a comparison"),
         (["no-such-model"], 1, "no model named"),
         ([str(tmp_path), "--against", "llama.cpp"], 2, "is a folder"),
     ]

@@ -2,16 +2,20 @@
 
 All figures of speed are tokens per second at the level of one forward pass: token ids are given,
 logits come out, nothing is sampled. The two `engine` cases go through Alpage's scheduler and
-sampler as well and show what those cost.
+sampler as well and show what those cost. `memory` is no case of a model: the rate at which this
+machine reads, beside which the rate of decoding is seen.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["prefill", "decode", "engine"]
+from alpage.bench.report import Unit
+
+Kind = Literal["prefill", "decode", "engine", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +25,11 @@ class Case:
     prefill: `tokens` prompt tokens in one pass, logits of the last one. decode: `tokens` steps of
     one token for each of `sequences` sequences that already hold `depth` tokens, logits of every
     row. engine: the same steps as decode from an empty cache, through the scheduler, greedy.
+    memory: reads as many bytes as there are weights (at least 64 MB, at most 1 GB), several times.
     """
 
     kind: Kind
-    tokens: int
+    tokens: int = 0
     depth: int = 0
     sequences: int = 1
 
@@ -33,11 +38,23 @@ class Case:
         """What a person reads."""
         if self.kind == "prefill":
             return f"prefill {self.tokens}"
+        if self.kind == "memory":
+            return "reading memory"
         together = f", {self.sequences} together" if self.sequences > 1 else ""
         if self.kind == "engine":
             return f"decode through the scheduler{together}"
         deep = f" at depth {self.depth:,}" if self.depth and self.sequences == 1 else ""
         return f"decode{deep}{together}"
+
+    @property
+    def is_own(self) -> bool:
+        """Only Alpage is asked: it is about the machine, or about a part that peers lack."""
+        return self.kind in ("engine", "memory")
+
+    @property
+    def unit(self) -> Unit:
+        """Of what is measured."""
+        return "GB/s" if self.kind == "memory" else "tokens/s"
 
     @property
     def positions(self) -> int:
@@ -54,10 +71,12 @@ class Case:
         return cls(**values)
 
 
+DECODE, MEMORY = Case("decode", 64), Case("memory")
 FULL = (
     Case("prefill", 128),
     Case("prefill", 512),
-    Case("decode", 64),
+    DECODE,
+    MEMORY,
     Case("decode", 64, depth=1024),
     Case("decode", 32, depth=128, sequences=4),
     Case("decode", 32, depth=128, sequences=8),
@@ -73,11 +92,25 @@ QUICK = (
 )
 
 
-def plan(context_length: int, *, quick: bool = False) -> tuple[list[Case], list[Case]]:
-    """The cases to measure, and those left out because the model's context is too short."""
-    cases = QUICK if quick else FULL
+LOAD, START = "load", "start"
+"""The other figures: loading; whole processes, with their memory."""
+
+
+def plan(
+    context_length: int, *, quick: bool = False, only: Sequence[str] = ()
+) -> tuple[list[Case], list[Case]]:
+    """The cases to measure, and those left out because the model's context is too short.
+
+    `only`: names of cases; none of them means all.
+    """
+    cases = [case for case in (QUICK if quick else FULL) if not only or case.name in only]
     fits = [case for case in cases if case.positions <= context_length]
     return fits, [case for case in cases if case not in fits]
+
+
+def names(*, quick: bool = False) -> list[str]:
+    """What `only` may ask for."""
+    return [*(case.name for case in (QUICK if quick else FULL)), LOAD, START]
 
 
 def token_ids(count: int, vocab_size: int) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from alpage.bench.cases import Case, token_ids
 from alpage.core.errors import InternalError
 from alpage.core.types import SamplingParams
 from alpage.engine.engine import Engine
-from alpage.engine.native import NativeRunner, sample_row
+from alpage.engine.native import NativeRunner, read_rate, sample_row
 from alpage.engine.protocol import Event, FailEvent, FinishEvent, Request, StepBatch, TokenEvent
 from alpage.llama.text import load_text_side
 from alpage.weights.source import open_model
@@ -56,6 +56,9 @@ class AlpageSide:
         """See `Side`."""
         if case.kind == "engine":
             return self._through_the_scheduler(case)
+        if case.kind == "memory":
+            size = min(max(64 << 20, self._runner.weight_bytes), 1 << 30)
+            return read_rate(self._threads, size) / 1e9
         if case.kind == "prefill":
             self._prefill(case, 0, min(32, case.tokens))
             start = perf_counter()

@@ -12,7 +12,8 @@ FORMAT = 1
 FEWEST_RUNS = 5
 """A median of fewer is for orientation only."""
 
-Unit = Literal["tokens/s", "s", "MiB"]
+Unit = Literal["tokens/s", "GB/s", "%", "s", "MiB"]
+_MORE_IS_BETTER = ("tokens/s", "GB/s", "%")
 Values = dict[str, list[float]]  # variant of an engine -> one value for each round
 
 
@@ -27,7 +28,7 @@ class Measurement:
     def best_variant(self, engine: str) -> str:
         """The variant of `engine` whose median is the better one."""
         values = self.engines[engine]
-        pick = max if self.unit == "tokens/s" else min
+        pick = max if self.unit in _MORE_IS_BETTER else min
         return pick(values, key=lambda variant: statistics.median(values[variant]))
 
     def best(self, engine: str) -> list[float]:
@@ -41,7 +42,7 @@ class Measurement:
     def ratios(self, engine: str, peer: str) -> list[float]:
         """How many times better `engine` is than `peer`'s better variant, round by round."""
         pairs = zip(self.best(engine), self.best(peer), strict=True)
-        if self.unit == "tokens/s":
+        if self.unit in _MORE_IS_BETTER:
             return [own / other for own, other in pairs]
         return [other / own for own, other in pairs]
 
@@ -67,6 +68,10 @@ class Report:
         others = [name for name in self.engines if name != "alpage"]
         return others[0] if others else None
 
+    def compared(self) -> list[Measurement]:
+        """The figures that have a ratio: those of both engines, but not shares of another one."""
+        return [m for m in self.measurements if self.peer in m.engines and m.unit != "%"]
+
     def to_json(self) -> str:
         """Everything, with the medians and ratios that `table` shows."""
         values = asdict(self)
@@ -91,16 +96,17 @@ class Report:
 
     def table(self) -> list[list[str]]:
         """Header and rows of text: figure, medians, ratio with its range."""
-        peer = self.peer
+        peer, compared = self.peer, self.compared()
         rows = [["", "Alpage", *([peer, "times better (range)"] if peer else [])]]
         for measurement in self.measurements:
-            row = [measurement.name, _with_unit(measurement.median("alpage"), measurement.unit)]
-            if peer and peer in measurement.engines:
+            row = [measurement.name]
+            row += [
+                _with_unit(measurement.median(e), measurement.unit) for e in measurement.engines
+            ]
+            if peer and measurement in compared:
                 ratios = measurement.ratios("alpage", peer)
-                row += [
-                    _with_unit(measurement.median(peer), measurement.unit),
-                    f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} - {max(ratios):.2f})",
-                ]
+                ratio = f"{statistics.median(ratios):.2f}x"
+                row += [f"{ratio} ({min(ratios):.2f} - {max(ratios):.2f})"]
             rows.append(row + [""] * (len(rows[0]) - len(row)))
         return rows
 
@@ -150,8 +156,8 @@ def _engine_line(name: str, facts: Mapping[str, Any]) -> str:
 def _with_unit(value: float, unit: Unit) -> str:
     if unit == "s":
         return f"{value * 1000:,.0f} ms"
-    digits = 1 if value < 100 and unit == "tokens/s" else 0
-    return f"{value:,.{digits}f} {unit}"
+    digits = 1 if value < 100 and unit in ("tokens/s", "GB/s") else 0
+    return f"{value:,.{digits}f}{'' if unit == '%' else ' '}{unit}"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -1,15 +1,16 @@
 """One run of `alpage bench`, from the options to the report."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alpage.bench import llamacpp
-from alpage.bench.cases import plan
+from alpage.bench.cases import DECODE, LOAD, MEMORY, START, names, plan
 from alpage.bench.machine import load_average, this_machine
-from alpage.bench.report import FEWEST_RUNS, Measurement, Report
+from alpage.bench.report import FEWEST_RUNS, Measurement, Report, Values
+from alpage.bench.stages import bytes_of_a_step
 from alpage.bench.turns import (
     Progress,
     measure_case,
@@ -38,6 +39,8 @@ class Options:
     runs: int = FEWEST_RUNS
     quick: bool = False
     against: str | None = None
+    only: tuple[str, ...] = ()
+    """Names of figures (`cases.names`); none of them means all."""
     command: str = "alpage bench"
 
 
@@ -51,6 +54,9 @@ def check(options: Options) -> None:
         raise UsageError(
             f"this machine does not run {options.isa}; it runs {', '.join(available_isas())}"
         )
+    for name in options.only:
+        if name not in (known := names(quick=options.quick)):
+            raise UsageError(f"there is no figure {name!r}; there are: {'; '.join(known)}")
     if options.against is None:
         return
     if options.against not in PEERS:
@@ -69,21 +75,31 @@ def measure(options: Options, progress: Progress) -> Report:
     date = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
     with open_model(options.model) as source:
         model = _model_facts(source.name, source.path, source.quantization, source.file_bytes)
-        cases, left_out = plan(source.config.context_length, quick=options.quick)
+        length = source.config.context_length
+        cases, left_out = plan(length, quick=options.quick, only=options.only)
+        step_bytes = bytes_of_a_step(source)
     threads = options.threads or usable_processors()
+
+    def wants(name: str) -> bool:
+        return not options.only or name in options.only
+
     engines = ["alpage", *([options.against] if options.against else [])]
     jobs = [Job(name, str(options.model), threads, options.isa, cases) for name in engines]
     load_before = load_average()
     found: list[Measurement] = []
     with workers(jobs) as sides:
         progress("loading")
-        loading = measure_loading(sides, options.runs)
+        loading = measure_loading(sides, options.runs if wants(LOAD) else 0)
         for case in cases:
             progress(case.name)
             found.append(measure_case(sides, case, options.runs))
         facts = {side.engine: side.facts for side in sides}
-    progress("process start to first token")
-    found += [loading, *measure_starts(engines, str(options.model), threads, options.runs)]
+    found = [*_with_share_of_memory(found, step_bytes)]
+    if wants(LOAD):
+        found.append(loading)
+    if wants(START):
+        progress("process start to first token")
+        found += measure_starts(engines, str(options.model), threads, options.runs)
     settings = {
         "threads": threads,
         "runs": options.runs,
@@ -101,6 +117,20 @@ def measure(options: Options, progress: Progress) -> Report:
         measurements=found,
         notes=_notes(options, [case.name for case in left_out], load_before, threads),
     )
+
+
+def _with_share_of_memory(found: Sequence[Measurement], step_bytes: int) -> Iterator[Measurement]:
+    """After the rate of memory: how near decoding comes to it, where both were measured."""
+    decode = next((measurement for measurement in found if measurement.name == DECODE.name), None)
+    for measurement in found:
+        yield measurement
+        if measurement.name == MEMORY.name and decode is not None:
+            per_token = 100 * step_bytes / 1e9 / measurement.median("alpage")
+            shares: dict[str, Values] = {
+                engine: {"": [rate * per_token for rate in decode.best(engine)]}
+                for engine in decode.engines
+            }
+            yield Measurement("decode, of that rate", "%", shares)
 
 
 def _model_facts(name: str, path: Path, quantization: str, size: int) -> dict[str, Any]:

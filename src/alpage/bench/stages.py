@@ -127,6 +127,11 @@ class _Weights:
     count: int
 
 
+def bytes_of_a_step(source: ModelSource) -> int:
+    """Bytes of weights that a decoding step reads; a tied embedding is read once."""
+    return sum(weights.bytes for weights in _weights(source).values())
+
+
 def _weights(source: ModelSource) -> dict[str, _Weights]:
     """What each stage reads of a model's weights in one pass."""
     layers = range(source.config.n_layers)

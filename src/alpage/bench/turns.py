@@ -99,7 +99,7 @@ def measure_loading(sides: Sequence[Worker], runs: int) -> Measurement:
 
 def measure_case(sides: Sequence[Worker], case: Case, runs: int) -> Measurement:
     """Rates of every engine and variant, in turns; the first round is for warming up."""
-    if case.kind == "engine":
+    if case.is_own:
         sides = [side for side in sides if side.engine == "alpage"]
     for side in sides:
         side.prepare(case)
@@ -112,7 +112,7 @@ def measure_case(sides: Sequence[Worker], case: Case, runs: int) -> Measurement:
                 rate = side.run(case, variant)
                 if turn:
                     found[side.engine][variant].append(rate)
-    return Measurement(case.name, "tokens/s", found)
+    return Measurement(case.name, case.unit, found)
 
 
 def measure_starts(

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from alpage.bench.plot import check_plotting, draw
 from alpage.bench.report import Report
 from alpage.bench.session import Options, check, measure
 from alpage.bench.stages import measure_stages
@@ -53,6 +54,14 @@ Stages = Annotated[
     bool,
     typer.Option("--stages", help="Only the time of each stage of a pass, beside its limit."),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FIGURE", help="Only this figure, as the table names it. [all; repeat]"),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw the comparison as PNG (the extra 'bench')."),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter measurements.")]
 
 
@@ -63,6 +72,8 @@ def command(
     runs: Runs = 5,
     threads: Threads = None,
     quick: Quick = False,
+    only: Only = None,
+    plot: Plot = None,
     stages: Stages = False,
     make_shape: MakeShape = None,
     kind: Kind = None,
@@ -85,16 +96,23 @@ def command(
         runs=runs,
         quick=quick,
         against=against,
+        only=tuple(only or ()),
         command=shlex.join(["alpage", *map(_without_folder, sys.argv[1:])]),
     )
     check(wanted)  # what cannot be measured is said before a model is downloaded
-    if stages and (against is not None or quick):
-        raise UsageError("--stages measures Alpage alone, and not in a hurry")
+    if stages and (against is not None or quick or only):
+        raise UsageError("--stages measures Alpage alone, all of it, and not in a hurry")
+    if plot is not None:
+        if against is None:
+            raise UsageError("--plot draws a comparison: say with --against what to compare with")
+        check_plotting()
     wanted = replace(wanted, model=ready(model, settings))
     if stages:
         _show_stages(wanted, json)
         return
     report = measure(wanted, lambda what: note(f"measuring {what}"))
+    if plot is not None:
+        draw(report, plot)
     if json == "-":
         say(report.to_json())
         return
