@@ -88,9 +88,9 @@ def test_no_worker_outlives_an_error(smollm2_path: Path) -> None:
 
 def test_time_to_output_is_that_of_the_first_byte() -> None:
     code = "import time; print('a', flush=True); time.sleep(0.5); print('b')"
-    seconds, output = time_to_output([sys.executable, "-c", code])
-    assert output.split() == ["a", "b"]
-    assert seconds > 0
+    ended = time_to_output([sys.executable, "-c", code])
+    assert ended.output.split() == ["a", "b"]
+    assert 0 < ended.first < ended.end
     with pytest.raises(InternalError, match=r"failed \(3\): why"):
         time_to_output([sys.executable, "-c", "import sys; sys.stderr.write('why'); sys.exit(3)"])
     with pytest.raises(InternalError, match="it said nothing"):
@@ -106,14 +106,14 @@ def test_measured_programs_find_their_modules_compiled(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code = "import os, measured; print(os.path.exists(measured.__cached__), measured.__cached__)"
     with turns._compiled_modules() as environment:
-        _, output = time_to_output([sys.executable, "-c", code], environment)
-    written, path = output.split(maxsplit=1)
+        ended = time_to_output([sys.executable, "-c", code], environment)
+    written, path = ended.output.split(maxsplit=1)
     assert written == "True"
     assert not Path(path.strip()).exists()
     assert [file.name for file in tmp_path.iterdir()] == ["measured.py"]
 
 
-def test_starting_a_program_and_the_command(smollm2_path: Path) -> None:
+def test_starting_a_program_and_the_command(smollm2_path: Path, tmp_path: Path) -> None:
     found = turns.measure_starts(["alpage"], str(smollm2_path), 1, 1)
     assert [measurement.name for measurement in found] == [
         "process start to first token",
@@ -122,6 +122,15 @@ def test_starting_a_program_and_the_command(smollm2_path: Path) -> None:
     ]
     assert all(measurement.median("alpage") > 0 for measurement in found)
     assert 90 < found[2].median("alpage") < 1000  # MiB; the file alone has 94
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\nsleep 0.1\necho "$1 $3 $4" && echo "$@" > "$0.said"\n')
+    program.chmod(0o755)
+    found = turns.measure_starts(["alpage"], str(smollm2_path), 1, 1, program)
+    whole = found[2]
+    assert whole.name == "process start to end, one token"
+    assert whole.median("alpage") >= found[1].median("alpage")
+    assert whole.median("llama.cpp") >= 0.1
+    assert (tmp_path / "program.said").read_text() == f"-m {smollm2_path} -n 1 {start.PROMPT}\n"
 
 
 def test_peak_memory_is_that_of_this_process() -> None:

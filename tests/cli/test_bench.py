@@ -108,6 +108,8 @@ def test_what_makes_no_sense_is_said_before_anything_is_loaded(
         (["--runs", "0"], 2, "runs must be between 1 and 1000, not 0"),
         (["--threads", "5000"], 2, "threads must be between 1 and 1024"),
         (["--against", "ollama"], 2, "--against takes llama.cpp, not 'ollama'"),
+        (["--program", "x"], 2, "--program is llama.cpp's"),
+        (["--program", "x", "--against", "llama.cpp"], 2, "x is no program that can be run"),
         (["--plot", "a.png"], 2, "--plot draws a comparison"),
         (["no-such-model"], 1, "no model named"),
         ([str(tmp_path), "--against", "llama.cpp"], 2, "is a folder"),

@@ -1,6 +1,7 @@
 """One run of `alpage bench`, from the options to the report."""
 
 import datetime
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class Options:
     against: str | None = None
     only: tuple[str, ...] = ()
     """Names of figures (`cases.names`); none of them means all."""
+    program: Path | None = None
+    """llama.cpp's own program, whose start is measured too."""
     command: str = "alpage bench"
 
 
@@ -57,6 +60,10 @@ def check(options: Options) -> None:
     for name in options.only:
         if name not in (known := names(quick=options.quick)):
             raise UsageError(f"there is no figure {name!r}; there are: {'; '.join(known)}")
+    if options.program is not None and options.against is None:
+        raise UsageError("--program is llama.cpp's: it goes with --against llama.cpp")
+    if options.program is not None and not os.access(options.program, os.X_OK):
+        raise UsageError(f"{options.program} is no program that can be run")
     if options.against is None:
         return
     if options.against not in PEERS:
@@ -99,7 +106,8 @@ def measure(options: Options, progress: Progress) -> Report:
         found.append(loading)
     if wants(START):
         progress("process start to first token")
-        found += measure_starts(engines, str(options.model), threads, options.runs)
+        model_file = str(options.model)
+        found += measure_starts(engines, model_file, threads, options.runs, options.program)
     settings = {
         "threads": threads,
         "runs": options.runs,

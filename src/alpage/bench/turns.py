@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter, sleep
 from typing import IO, Any
 
@@ -116,34 +118,51 @@ def measure_case(sides: Sequence[Worker], case: Case, runs: int) -> Measurement:
 
 
 def measure_starts(
-    engines: Sequence[str], model: str, threads: int, runs: int
+    engines: Sequence[str], model: str, threads: int, runs: int, program: Path | None = None
 ) -> list[Measurement]:
-    """Whole processes: time to the first token, and peak memory. The first round warms up."""
-    times: dict[str, list[float]] = {engine: [] for engine in engines}
-    memory: dict[str, list[float]] = {engine: [] for engine in engines}
-    command_line: list[float] = []
-    run = ["run", "--raw", "--max-tokens", "1", "--threads", str(threads), model, PROMPT]
+    """Whole processes: time to the first token, and peak memory. The first round warms up.
+
+    `program` is llama.cpp's own: its time from start to end is compared with that of `alpage run`,
+    both for one token.
+    """
+    first, run, whole, memory = (
+        "process start to first token",
+        "process start to first token, alpage run",
+        "process start to end, one token",
+        "peak resident memory",
+    )
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in (first, run, whole, memory)}
+    own_run = ["run", "--raw", "--max-tokens", "1", "--threads", str(threads), model, PROMPT]
     with _compiled_modules() as environment:
         for turn in range(runs + 1):
+            seen: dict[tuple[str, str], float] = {}
             for engine in engines:
-                arguments = [*_PYTHON, "alpage.bench.start", engine, model, str(threads)]
-                seconds, output = time_to_output(arguments, environment)
+                command = [*_PYTHON, "alpage.bench.start", engine, model, str(threads)]
+                ended = time_to_output(command, environment)
+                seen[first, engine] = ended.first
+                seen[memory, engine] = int(ended.output.split()[-1]) / _MIB
+            ended = time_to_output(
+                [sys.executable, "-P", "-c", _COMMAND_LINE, *own_run], environment
+            )
+            seen[run, "alpage"] = ended.first
+            if program is not None:
+                seen[whole, "alpage"] = ended.end
+                command = [str(program), "-m", model, "-n", "1", PROMPT]
+                seen[whole, "llama.cpp"] = time_to_output(command, environment).end
+            for (name, engine), value in seen.items():
                 if turn:
-                    times[engine].append(seconds)
-                    memory[engine].append(int(output.split()[-1]) / _MIB)
-            arguments = [sys.executable, "-P", "-c", _COMMAND_LINE, *run]
-            seconds, _ = time_to_output(arguments, environment)
-            if turn:
-                command_line.append(seconds)
-    start = "process start to first token"
-    found = [
-        Measurement(start, "s", {engine: {"": values} for engine, values in times.items()}),
-        Measurement(f"{start}, alpage run", "s", {"alpage": {"": command_line}}),
+                    found[name].setdefault(engine, []).append(value)
+    if not all(all(values) for values in found[memory].values()):
+        del found[memory]  # this system does not tell
+    return [
+        Measurement(
+            name,
+            "MiB" if name == memory else "s",
+            {engine: {"": values} for engine, values in by_engine.items()},
+        )
+        for name, by_engine in found.items()
+        if by_engine
     ]
-    if all(all(values) for values in memory.values()):  # 0: this system does not tell
-        peak = {engine: {"": values} for engine, values in memory.items()}
-        found.append(Measurement("peak resident memory", "MiB", peak))
-    return found
 
 
 @contextlib.contextmanager
@@ -159,10 +178,17 @@ def _compiled_modules() -> Iterator[dict[str, str]]:
         yield {**environment, "PYTHONPYCACHEPREFIX": folder}
 
 
-def time_to_output(
-    command: Sequence[str], environment: Mapping[str, str] | None = None
-) -> tuple[float, str]:
-    """Seconds from the start of a process to its first byte of output, and all of its output."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that has ended: seconds from its start to its first byte of output, and its end."""
+
+    first: float
+    end: float
+    output: str
+
+
+def time_to_output(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Ended:
+    """Run a program that must print something; `InternalError` with its last words if it fails."""
     with tempfile.TemporaryFile() as log:
         start = perf_counter()
         process = subprocess.Popen(
@@ -175,6 +201,7 @@ def time_to_output(
             seconds = perf_counter() - start
             rest = process.stdout.read()
             code = process.wait()
+            end = perf_counter() - start
         except BaseException:
             process.kill()
             process.wait()
@@ -183,7 +210,7 @@ def time_to_output(
             process.stdout.close()
         if code or not first:
             raise InternalError(f"a measured program failed ({code}): {_last_words(log)}")
-    return seconds, (first + rest).decode("utf-8", "replace")
+    return Ended(seconds, end, (first + rest).decode("utf-8", "replace"))
 
 
 def _last_words(log: IO[bytes]) -> str:

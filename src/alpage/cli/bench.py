@@ -58,6 +58,13 @@ Only = Annotated[
     list[str] | None,
     typer.Option(metavar="FIGURE", help="Only this figure, as the table names it. [all; repeat]"),
 ]
+Program = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="llama.cpp's own program: its start, called with -m MODEL -n 1 PROMPT, is timed too.",
+    ),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw the comparison as PNG (the extra 'bench')."),
@@ -74,6 +81,7 @@ def command(
     quick: Quick = False,
     only: Only = None,
     plot: Plot = None,
+    program: Program = None,
     stages: Stages = False,
     make_shape: MakeShape = None,
     kind: Kind = None,
@@ -97,6 +105,7 @@ def command(
         quick=quick,
         against=against,
         only=tuple(only or ()),
+        program=program,
         command=shlex.join(["alpage", *map(_without_folder, sys.argv[1:])]),
     )
     check(wanted)  # what cannot be measured is said before a model is downloaded
