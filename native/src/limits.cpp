@@ -32,7 +32,11 @@ double shortest(ThreadPool& pool, Fn&& fn) {
 }  // namespace
 
 double read_rate(int threads, int64_t bytes) {
+    // Sixteen bytes at a time, which every processor has registers for: words alone were once
+    // compiled to loads that waited for stores, and said a third of the rate.
+    using Pair = uint64_t __attribute__((vector_size(16)));
     constexpr int64_t line = 8, ahead = 4096;  // words, bytes
+    constexpr int pairs = 4;
     ThreadPool pool(threads);
     const int64_t words = bytes / 8 / threads / line * line;
     if (words < line) throw std::invalid_argument("too few bytes to read");
@@ -41,14 +45,17 @@ double read_rate(int threads, int64_t bytes) {
     std::atomic<uint64_t> total{0};  // the sums are wanted, so that they are made
     const double seconds = shortest(pool, [&](int thread) {
         const uint8_t* from = buffer.data() + words * 8 * thread;
-        uint64_t sums[line] = {};
+        Pair sums[pairs] = {};
         for (int64_t i = 0; i < words; i += line) {
-            uint64_t values[line];
-            std::memcpy(values, from + i * 8, sizeof values);
             __builtin_prefetch(from + i * 8 + ahead);
-            for (int k = 0; k < line; ++k) sums[k] += values[k];
+            for (int k = 0; k < pairs; ++k) {
+                Pair value;
+                std::memcpy(&value, from + i * 8 + k * 16, sizeof value);
+                sums[k] += value;
+            }
         }
-        for (uint64_t sum : sums) total.fetch_add(sum, std::memory_order_relaxed);
+        const Pair sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        total.fetch_add(sum[0] + sum[1], std::memory_order_relaxed);
     });
     return static_cast<double>(words * threads) * 8 / seconds;
 }

@@ -29,15 +29,18 @@ _MIB = 1 << 20
 
 
 class Worker:
-    """The other end of `alpage.bench.worker`. One measurement at a time, over a pipe."""
+    """The other end of `alpage.bench.worker`. One measurement at a time, over a pipe.
 
-    def __init__(self, job: Job, log: IO[bytes]) -> None:
-        self.engine = job.engine
+    `command` starts a program that speaks as that module does; `log` gets what it says otherwise.
+    """
+
+    def __init__(self, engine: str, command: Sequence[str], log: IO[bytes]) -> None:
+        self.engine = engine
         self.variants: Sequence[str] = ("",)
         self.facts: Mapping[str, Any] = {}
         self._log = log
         self._process = subprocess.Popen(
-            [*_PYTHON, "alpage.bench.worker", job.to_json()],
+            command,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
 
@@ -76,13 +79,19 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(jobs: Sequence[Job]) -> Iterator[list[Worker]]:
-    """One process for each job; all have ended when this does."""
+def workers(jobs: Sequence[Job | tuple[str, Sequence[str]]]) -> Iterator[list[Worker]]:
+    """One process for each job, or for the name of an engine and its command.
+
+    All have ended when this does.
+    """
     with contextlib.ExitStack() as stack:
         started = []
         for job in jobs:
             log = stack.enter_context(tempfile.TemporaryFile())
-            worker = Worker(job, log)
+            if isinstance(job, Job):
+                worker = Worker(job.engine, [*_PYTHON, "alpage.bench.worker", job.to_json()], log)
+            else:
+                worker = Worker(*job, log)
             stack.callback(worker.kill)
             started.append(worker)
         yield started
