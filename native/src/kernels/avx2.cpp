@@ -11,7 +11,7 @@
 namespace alpage {
 namespace {
 
-constexpr int max_rows = 2, direct_rows = 2, attention_tile = 4;
+constexpr int max_rows = 2, float_sums = 2, direct_rows = 2, attention_tile = 4;
 
 struct V {
     struct F { __m256 a, b; };

@@ -12,7 +12,7 @@ namespace alpage {
 namespace {
 
 #define ALPAGE_GEMM_PANELS 4
-constexpr int max_rows = 8, direct_rows = 4, attention_tile = 8;
+constexpr int max_rows = 8, float_sums = 24, direct_rows = 4, attention_tile = 8;
 
 struct V {
     using F = __m512;

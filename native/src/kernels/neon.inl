@@ -6,7 +6,7 @@
 // A row of a product keeps 12 of the 32 registers: 4 for each of the sums of high and of low bytes,
 // 4 for the total. Two rows leave 8 for weights and activations; a third would live on the stack.
 // Two queries of attention take 16 for their scores, and the keys of a page another 8.
-constexpr int max_rows = 2, direct_rows = max_rows, attention_tile = 2;
+constexpr int max_rows = 2, float_sums = 2, direct_rows = max_rows, attention_tile = 2;
 
 struct V {
     struct F { float32x4_t a, b, c, d; };

@@ -1,8 +1,9 @@
 // Kernels written once for vectors of 16 lanes and compiled for each instruction set: the including
 // file defines `struct V` (types F: 16 floats, I: 64 bytes; and the operations used below) in its
-// unnamed namespace, `constexpr int max_rows`, how many activation rows fit its registers, and
-// `direct_rows`, the same for quantised weights that are unpacked as they are used. More rows go
-// through gemm.inl if ALPAGE_GEMM_PANELS says how many panels its tiles have.
+// unnamed namespace, `constexpr int max_rows`, how many activation rows a product with float weights
+// takes at a time, `float_sums`, how many sums its registers hold then, and `direct_rows`, the rows
+// for quantised weights that are unpacked as they are used. More rows go through gemm.inl if
+// ALPAGE_GEMM_PANELS says how many panels its tiles have.
 //
 // Every row of a product is computed by the same operations in the same order whatever the tile
 // it is in, so a token gives the same bits alone and in any batch.
@@ -238,7 +239,7 @@ void float_tile(const MatmulPart& part, int64_t panel, int64_t panel_bytes, cons
 
 template <TensorType type, int R>
 void float_rows(const MatmulPart& part, int64_t panel_bytes, const Activations& x, int64_t row) {
-    constexpr int P = max_rows / R;
+    constexpr int P = std::clamp(float_sums / R, 1, 8);
     int64_t panel = part.panel_begin;
     for (; panel + P <= part.panel_end; panel += P) {
         float_tile<type, P, R>(part, panel, panel_bytes, x, row);
@@ -263,20 +264,23 @@ void row_tiles(int64_t row, int64_t end, Fn&& fn) {
 
 template <TensorType type>
 void matmul_type(const MatmulPart& part, const Activations& x) {
+    constexpr bool floats =
+        type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16;
     const PanelLayout layout = panel_layout(type, part.columns);
-    if constexpr (type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16) {
+#ifdef ALPAGE_GEMM_PANELS
+    using Gemm = std::conditional_t<floats, FloatGemm<type>, QuantGemm<type>>;
+    constexpr int64_t direct = floats ? max_rows : direct_rows;
+    if (part.row_end - part.row_begin > direct) return gemm<type, Gemm>(part, x);
+#endif
+    if constexpr (floats) {
         row_tiles<max_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
             float_rows<type, rows>(part, layout.bytes(), x, row);
         });
     } else {
-        constexpr int most = direct_rows;
-#ifdef ALPAGE_GEMM_PANELS
-        if (part.row_end - part.row_begin > most) return gemm<type>(part, x);
-#endif
         for (int64_t p = part.panel_begin; p < part.panel_end; ++p) {
             const uint8_t* panel = part.panels + p * layout.bytes();
             const int64_t first = p * panel_rows, count = part.matrix_rows - first;
-            row_tiles<most>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
+            row_tiles<direct_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
                 quant_tile<type, rows>(part, panel, panel + layout.scale_bytes, x, row,
                                        part.y + row * part.stride + first, count);
             });
