@@ -1,4 +1,4 @@
-"""OpenVINO's side of `benchmarks.beside_openvino`; runs in an environment of its own, without Alpage.
+"""OpenVINO's side of `benchmarks.beside_openvino`, in an environment of its own without Alpage.
 
 Speaks as `alpage.bench.worker` does: requests are lines of JSON, answers too.
 """

@@ -1,8 +1,8 @@
 // Products of several rows; a part of simd.inl. The weights of a few panels are unpacked into the
-// first-level cache, a slice of columns at a time, and then meet tiles of rows: an activation that has been spread over a register serves all panels of the tile, because
-// one load for each dot product would hold back the multipliers (measured on Ice Lake: one load a
-// cycle, two products a cycle). A row's sums are made by the same operations as in quant_tile and
-// float_tile.
+// first-level cache, a slice of columns at a time, and then meet tiles of rows: an activation that
+// has been spread over a register serves all panels of the tile, because one load for each product
+// would hold back the multipliers (measured on Ice Lake: one load a cycle, two products a cycle). A
+// row's sums are made by the same operations as in quant_tile and float_tile.
 
 constexpr int gemm_panels = ALPAGE_GEMM_PANELS;
 constexpr int slice_blocks = 8;

@@ -1,8 +1,8 @@
 // Kernels written once for vectors of 16 lanes and compiled for each instruction set: the including
 // file defines `struct V` (types F: 16 floats, I: 64 bytes; and the operations used below) in its
-// unnamed namespace, `constexpr int max_rows`, how many activation rows a product with float weights
-// takes at a time, `float_sums`, how many sums its registers hold then, and `direct_rows`, the rows
-// for quantised weights that are unpacked as they are used. More rows go through gemm.inl if
+// unnamed namespace, `constexpr int max_rows`, how many activation rows a product with floats takes
+// at once, `float_sums`, how many sums its registers hold then, and `direct_rows`, the rows for
+// quantised weights that are unpacked as they are used. More rows go through gemm.inl if
 // ALPAGE_GEMM_PANELS says how many panels its tiles have.
 //
 // Every row of a product is computed by the same operations in the same order whatever the tile
