@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from alpage.bench.cases import DECODE, Case
-from alpage.bench.machine import load_average, this_machine
+from alpage.bench.machine import others_at_work, processor_times, stolen_share, this_machine
 from alpage.bench.report import Report
 from alpage.bench.turns import measure_case, workers
 from alpage.bench.worker import Job
@@ -46,7 +46,7 @@ def measure(model: Path, files: Path, options: argparse.Namespace) -> Report:
     with open_model(model) as source:
         facts = {"name": source.name, "file": model.name, "quantization": source.quantization}
         facts["bytes"] = str(source.file_bytes)
-    threads, before = options.threads, load_average()
+    threads, others, before = options.threads, others_at_work(), processor_times()
     other = (
         "OpenVINO",
         [options.python, "-P", str(SIDE), "serve", str(files), str(threads)],
@@ -63,7 +63,7 @@ def measure(model: Path, files: Path, options: argparse.Namespace) -> Report:
         machine=this_machine().as_json(),
         settings={
             "threads": threads, "runs": options.runs,
-            "load_average_before": before, "load_average_after": load_average(),
+            "others_at_work": others, "stolen": stolen_share(before, processor_times()),
         },
         engines=engines,
         measurements=found,

@@ -128,12 +128,16 @@ def test_what_makes_no_sense_is_said_before_anything_is_loaded(
 def test_notes_tell_what_disturbs_the_figures() -> None:
     options = session.Options(Path("m"), runs=3, quick=False)
     processors = usable_processors()
-    notes = session._notes(options, ["prefill 512"], 3.0 * processors, processors + 1)
+    settings = {"others_at_work": 0.75 * processors, "stolen": 0.031, "threads": processors + 1}
+    notes = session._notes(options, ["prefill 512"], settings)
     assert [note.partition(":")[0] for note in notes] == [
         "3 runs",
-        f"other programs were using this machine (load {3.0 * processors:.1f} on {processors} "
-        "processors)",
+        f"other programs were using {0.75 * processors:.1f} of {processors} processors",
+        "this virtual machine did not get 3% of the processor time that it wanted",
         f"{processors + 1} threads on {processors} processors",
         "left out, longer than the model's context",
     ]
-    assert session._notes(session.Options(Path("m")), [], 0.0, 1) == []
+    quiet = {"others_at_work": 0.1, "stolen": 0.01, "threads": 1}
+    assert session._notes(session.Options(Path("m")), [], quiet) == []
+    unknown = {"others_at_work": None, "stolen": None, "threads": 1}
+    assert session._notes(session.Options(Path("m")), [], unknown) == []

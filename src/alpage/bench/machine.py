@@ -7,7 +7,8 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import Any, Self
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -50,12 +51,53 @@ def this_machine() -> Machine:
     )
 
 
-def load_average() -> float | None:
-    """Programs that wanted a processor in the last minute, on average."""
-    try:
-        return round(os.getloadavg()[0], 2)
-    except (AttributeError, OSError):
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Processor time since the start of the system, in its own unit (`proc_stat`, section cpu)."""
+
+    used: int
+    """By programs and the system; includes `stolen`."""
+    stolen: int
+    """What a virtual machine was ready to use and did not get."""
+    total: int
+
+    def __sub__(self, earlier: Self) -> Self:
+        return type(self)(
+            self.used - earlier.used, self.stolen - earlier.stolen, self.total - earlier.total
+        )
+
+
+def processor_times() -> Times | None:
+    """Of all processors together; None where the system does not tell."""
+    numbers = [int(word) for word in _read(Path("/proc/stat")).partition("\n")[0].split()[1:9]]
+    if len(numbers) < 8:
         return None
+    idle = numbers[3] + numbers[4]  # the rest: user, nice, system, irq, softirq, steal
+    return Times(used=sum(numbers) - idle, stolen=numbers[7], total=sum(numbers))
+
+
+def stolen_share(before: Times | None, after: Times | None) -> float | None:
+    """Of the processor time that was wanted in between, what a virtual machine did not get."""
+    if before is None or after is None or after.used == before.used:
+        return None
+    passed = after - before
+    return round(passed.stolen / passed.used, 3)
+
+
+def others_at_work(seconds: float = 0.5) -> float | None:
+    """How many processors other programs use now; elsewhere than on Linux, the load average."""
+    before = processor_times()
+    if before is None:
+        try:
+            return round(os.getloadavg()[0], 2)
+        except (AttributeError, OSError):
+            return None
+    sleep(seconds)
+    after = processor_times()
+    if after is None or after.total == before.total:
+        return None
+    passed = after - before
+    return round(passed.used / passed.total * (os.cpu_count() or 1), 2)
 
 
 def _processor() -> str:

@@ -2,14 +2,14 @@
 
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alpage.bench import llamacpp
 from alpage.bench.cases import DECODE, LOAD, MEMORY, START, names, plan
-from alpage.bench.machine import load_average, this_machine
+from alpage.bench.machine import others_at_work, processor_times, stolen_share, this_machine
 from alpage.bench.report import FEWEST_RUNS, Measurement, Report, Values
 from alpage.bench.stages import bytes_of_a_step
 from alpage.bench.turns import (
@@ -27,7 +27,9 @@ from alpage.weights.source import open_model
 
 PEERS = ("llama.cpp",)
 _BUSY = 0.25
-"""Load average per processor from which other programs disturb the figures."""
+"""Share of the processors from which other programs disturb the figures."""
+_STOLEN = 0.02
+"""Share of the wanted processor time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def measure(options: Options, progress: Progress) -> Report:
 
     engines = ["alpage", *([options.against] if options.against else [])]
     jobs = [Job(name, str(options.model), threads, options.isa, cases) for name in engines]
-    load_before = load_average()
+    others, before = others_at_work(), processor_times()
     found: list[Measurement] = []
     with workers(jobs) as sides:
         progress("loading")
@@ -112,8 +114,8 @@ def measure(options: Options, progress: Progress) -> Report:
         "threads": threads,
         "runs": options.runs,
         "quick": options.quick,
-        "load_average_before": load_before,
-        "load_average_after": load_average(),
+        "others_at_work": others,
+        "stolen": stolen_share(before, processor_times()),
     }
     return Report(
         date=date,
@@ -123,7 +125,7 @@ def measure(options: Options, progress: Progress) -> Report:
         settings=settings,
         engines=facts,
         measurements=found,
-        notes=_notes(options, [case.name for case in left_out], load_before, threads),
+        notes=_notes(options, [case.name for case in left_out], settings),
     )
 
 
@@ -145,20 +147,24 @@ def _model_facts(name: str, path: Path, quantization: str, size: int) -> dict[st
     return {"name": name, "file": path.name, "quantization": quantization, "bytes": size}
 
 
-def _notes(
-    options: Options, left_out: Sequence[str], load: float | None, threads: int
-) -> list[str]:
+def _notes(options: Options, left_out: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
+    others, stolen, threads = settings["others_at_work"], settings["stolen"], settings["threads"]
     notes = []
     if options.quick:
         notes.append("quick: shorter measurements, for orientation only")
     if options.runs < FEWEST_RUNS:
         notes.append(f"{options.runs} runs: a claim needs at least {FEWEST_RUNS}")
     processors = usable_processors()
-    if load is not None and load > _BUSY * processors:
+    if others is not None and others > _BUSY * processors:
         notes.append(
-            f"other programs were using this machine (load {load:.1f} on {processors} processors): "
-            "neither figures nor ratios can be relied on"
+            f"other programs were using {others:.1f} of {processors} processors: neither figures "
+            "nor ratios can be relied on"
+        )
+    if stolen is not None and stolen > _STOLEN:
+        notes.append(
+            f"this virtual machine did not get {stolen:.0%} of the processor time that it wanted: "
+            "figures are lower than on a machine of one's own"
         )
     if threads > processors:
         notes.append(f"{threads} threads on {processors} processors: they wait for one another")
