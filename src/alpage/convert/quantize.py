@@ -13,6 +13,7 @@ from alpage.convert.gguf import export_gguf
 from alpage.convert.mixes import ALIASES, MIXES, type_chooser
 from alpage.convert.rights import Identity, exported
 from alpage.core.errors import UsageError
+from alpage.core.processors import usable_processors
 from alpage.weights.contents import ModelSource
 from alpage.weights.gguf_write import Progress
 from alpage.weights.quantize import encode
@@ -76,9 +77,10 @@ def quantize(
         target,
         choose=choose,
         importance=importance,
-        encode=functools.partial(encode, threads=threads or 0),
+        encode=functools.partial(encode, threads=1),
         identity=result,
         file_type=MIXES[kind].file_type,
+        threads=threads or usable_processors(),
         progress=progress,
     )
     types: Counter[str] = Counter()
