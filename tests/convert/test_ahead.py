@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alpage.convert.ahead import Make, Work, made_ahead
+from alpage.convert.ahead import Buffers, Make, Work, made_ahead
 from alpage.weights.gguf_write import PlannedTensor
 from alpage.weights.tensor import TensorType
 
@@ -84,3 +84,26 @@ def test_the_threads_end_with_the_block() -> None:
         next(ahead[0].chunks())
         raise OSError("full")
     assert threading.active_count() == before
+
+
+def test_memory_of_chunks_serves_again() -> None:
+    buffers = Buffers()
+    places = set()
+
+    def make(size: int) -> NDArray[np.uint8]:
+        chunk = buffers.take(size)
+        places.add(chunk.__array_interface__["data"][0])
+        chunk[:] = size
+        return chunk
+
+    def pieces() -> Iterator[Make]:
+        return (partial(make, size) for size in (100, 90, 100, 80) * 20)
+
+    with made_ahead([Work("a", (1,), TensorType.F32, pieces, lambda: None)], 2, buffers) as ahead:
+        for chunk, size in zip(ahead[0].chunks(), (100, 90, 100, 80) * 20, strict=True):
+            assert chunk.tobytes() == bytes([size]) * size
+    assert len(places) <= 12
+    foreign = np.zeros(100, np.uint8)
+    buffers.give(foreign)
+    buffers.give(foreign[:50])
+    assert all(buffers.take(10).base is not foreign for _ in range(8))

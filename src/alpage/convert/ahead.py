@@ -33,16 +33,44 @@ class Work:
     done: Callable[[], None]
 
 
+class Buffers:
+    """Memory of chunks that have been written, for the next ones: new pages cost more than that."""
+
+    def __init__(self) -> None:
+        self._owned: dict[int, Chunk] = {}
+        self._free: deque[Chunk] = deque()
+
+    def take(self, nbytes: int) -> Chunk:
+        """Memory for a chunk, uint8 [nbytes] of any contents; in any thread."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = np.empty(0, np.uint8)
+        if buffer.size < nbytes:
+            self._owned.pop(id(buffer), None)
+            buffer = np.empty(nbytes, np.uint8)
+            self._owned[id(buffer)] = buffer
+        return buffer[:nbytes]
+
+    def give(self, chunk: Chunk) -> None:
+        """Takes the memory of `chunk` back if it is from here; nobody may look at it any more."""
+        if self._owned.get(id(chunk.base)) is chunk.base and isinstance(chunk.base, np.ndarray):
+            self._free.append(chunk.base)
+
+
 @contextmanager
-def made_ahead(works: Sequence[Work], threads: int = 1) -> Iterator[list[PlannedTensor]]:
+def made_ahead(
+    works: Sequence[Work], threads: int = 1, buffers: Buffers | None = None
+) -> Iterator[list[PlannedTensor]]:
     """The tensors, to be written in this order; their chunks are made in `threads` other threads.
 
     At most `threads` + 1 chunks are made or waiting while one is written, and memory grows by
-    those. An error comes up where the chunk that failed would have been taken. The threads have
-    ended when the block ends.
+    those. A chunk may be looked at until the next one is taken: then its memory goes back to
+    `buffers`. An error comes up where the chunk that failed would have been taken. The threads
+    have ended when the block ends.
     """
     with ThreadPoolExecutor(threads, "chunks") as pool:
-        line = _Line(pool, works, threads + 1)
+        line = _Line(pool, works, threads + 1, Buffers() if buffers is None else buffers)
         try:
             yield [
                 PlannedTensor(work.name, work.shape, work.type, partial(line.chunks, index))
@@ -55,10 +83,13 @@ def made_ahead(works: Sequence[Work], threads: int = 1) -> Iterator[list[Planned
 class _Line:
     """All chunks of all tensors, in order."""
 
-    def __init__(self, pool: ThreadPoolExecutor, works: Sequence[Work], length: int) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor, works: Sequence[Work], length: int, buffers: Buffers
+    ) -> None:
         self._pool = pool
         self._works = works
         self._length = length
+        self._buffers = buffers
         self._pieces = ((i, make) for i, work in enumerate(works) for make in work.pieces())
         self._waiting: deque[tuple[int, Future[Chunk]]] = deque()
 
@@ -69,6 +100,7 @@ class _Line:
             chunk = self._waiting.popleft()[1].result()
             self._fill()
             yield chunk
+            self._buffers.give(chunk)
         self._works[index].done()
 
     def _fill(self) -> None:

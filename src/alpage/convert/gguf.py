@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alpage.convert.ahead import Make, Work, made_ahead
+from alpage.convert.ahead import Buffers, Make, Work, made_ahead
 from alpage.convert.metadata import Entries, model_metadata, type_metadata
 from alpage.convert.place import staged_files, synced
 from alpage.convert.rights import Identity
@@ -47,6 +47,7 @@ def export_gguf(
     file_type: int | None = None,
     shard_bytes: int | None = None,
     threads: int = 1,
+    buffers: Buffers | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write `source` to `target` (whole or not at all, replacing what is there) in GGUF.
@@ -55,12 +56,13 @@ def export_gguf(
     type, the bytes are copied. `importance` has a weight for each column, float32 [columns], by
     canonical name. `file_type` is `general.file_type` where the main type does not say it.
     With `shard_bytes`, weights beyond that size go to parts NAME-00001-of-0000N.gguf instead.
-    `threads` convert, beside the one that writes; `encode` is called in all of them. Returns the
-    files. `progress` hears bytes of weights done and in all.
+    `threads` convert, beside the one that writes; `encode` is called in all of them, and may
+    take its results' memory from `buffers`. Returns the files. `progress` hears bytes of weights
+    done and in all.
     """
     plan = _Plan(source, choose, importance or {}, encode)
     metadata = _metadata(source, identity or Identity.of(source), plan.types, file_type)
-    with made_ahead(plan.works(), threads) as tensors:
+    with made_ahead(plan.works(), threads, buffers) as tensors:
         parts = split(tensors, shard_bytes)
         total = sum(tensor.nbytes for tensor in tensors)
         names = part_names(target, len(parts))
