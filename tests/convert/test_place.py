@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tests.convert import models
 
+from alpage.convert import place
 from alpage.convert.convert import convert
-from alpage.convert.place import staged_files, staged_folder
+from alpage.convert.place import staged_files, staged_folder, synced
 from alpage.core.errors import StorageError, UsageError
 from alpage.weights.source import open_model
 
@@ -149,3 +150,24 @@ def test_parts_of_a_gguf_file_go_to_a_folder(model: Path, tmp_path: Path) -> Non
     """Beside one another they could replace others' files, and the source's own parts."""
     with open_model(model) as source, pytest.raises(UsageError, match="need a folder"):
         convert(source, tmp_path / "x.gguf", "gguf", shard_bytes=1000)
+
+
+def test_what_a_sync_finds_wrong_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells of a failed write once, perhaps long before the last sync."""
+    calls = []
+
+    def refuse_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(place, "SYNC_BYTES", 1000)
+    monkeypatch.setattr(os, "fsync", refuse_once)
+    with pytest.raises(OSError, match="Input/output"), synced(tmp_path / "a") as file:
+        file.write(bytes(1500))
+    assert len(calls) == 1
+    with synced(tmp_path / "b") as file:
+        for i in range(100):
+            file.write(bytes([i]) * 99)
+    assert len(calls) > 2
+    assert (tmp_path / "b").read_bytes() == b"".join(bytes([i]) * 99 for i in range(100))

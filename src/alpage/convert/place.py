@@ -1,16 +1,21 @@
 """Where a converted model goes: it appears whole or not at all, and never over its source."""
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from alpage.core.errors import UsageError
 from alpage.core.paths import storage_errors
 from alpage.weights.contents import ModelSource
+
+SYNC_BYTES = 32 << 20
+"""Written bytes that go to the disk while more are written: the end waits for so few."""
 
 _SUFFIXES = {".json", ".safetensors", ".gguf", ".pth", ".model", ".jinja", ".md", ".txt", ""}
 
@@ -51,12 +56,37 @@ def _check_replaceable(folder: Path) -> None:
             )
 
 
+class _FlowingFile(io.BufferedWriter):
+    """A file whose bytes go to the disk while later ones are still to come."""
+
+    def __init__(self, path: Path, pool: ThreadPoolExecutor) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self._pool = pool
+        self._since = 0
+        self._sync: Future[None] | None = None
+
+    def write(self, data: Any, /) -> int:
+        count = super().write(data)
+        self._since += count
+        if self._since >= SYNC_BYTES and (self._sync is None or self._sync.done()):
+            self.check()
+            self._sync = self._pool.submit(os.fsync, self.fileno())
+            self._since = 0
+        return count
+
+    def check(self) -> None:
+        """Raise what a sync has found wrong: the system says it once, and not again at the end."""
+        if self._sync is not None:
+            self._sync.result()
+
+
 @contextlib.contextmanager
 def synced(path: Path) -> Iterator[IO[bytes]]:
     """A new file for writing, on the disk when the block ends."""
-    with path.open("wb") as file:
+    with ThreadPoolExecutor(1, "sync") as pool, _FlowingFile(path, pool) as file:
         yield file
         file.flush()
+        file.check()
         os.fsync(file.fileno())
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alpage.convert.ahead import Buffers
 from alpage.convert.gguf import export_gguf
 from alpage.convert.mixes import ALIASES, MIXES, type_chooser
 from alpage.convert.rights import Identity, exported
 from alpage.core.errors import UsageError
+from alpage.core.processors import usable_processors
 from alpage.weights.contents import ModelSource
 from alpage.weights.gguf_write import Progress
 from alpage.weights.quantize import encode
@@ -71,14 +73,17 @@ def quantize(
         step += f", calibrated on {calibrated_on}," if calibrated_on else ", calibrated,"
     known = Identity.of(source) if identity is None else identity
     result = exported(known, step, name=name, licence=licence)
+    buffers = Buffers()
     export_gguf(
         source,
         target,
         choose=choose,
         importance=importance,
-        encode=functools.partial(encode, threads=threads or 0),
+        encode=functools.partial(encode, threads=1, empty=buffers.take),
         identity=result,
         file_type=MIXES[kind].file_type,
+        threads=threads or usable_processors(),
+        buffers=buffers,
         progress=progress,
     )
     types: Counter[str] = Counter()

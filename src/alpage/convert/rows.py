@@ -1,6 +1,7 @@
 """A tensor's rows in any order and type, a few megabytes at a time."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from alpage.weights.dequantize import dequantize_blocks
 from alpage.weights.quantize import as_float32
 from alpage.weights.tensor import Tensor, TensorType
 
-CHUNK_WEIGHTS = 1 << 21
-"""Weights converted at a time (8 MiB as float32); at least one row."""
+CHUNK_WEIGHTS = 1 << 20
+"""Weights converted at a time (4 MiB as float32); at least one row."""
 
 FLOATS = (TensorType.F32, TensorType.F16, TensorType.BF16)
 
@@ -68,19 +69,33 @@ def chunks(
 
     `order` may name a part of the rows. Where the type stays the same the bytes do too.
     """
+    made = pieces(tensor, kind, order=order, importance=importance, encode=encode)
+    return (make() for make in made)
+
+
+def pieces(
+    tensor: Tensor,
+    kind: TensorType,
+    *,
+    order: NDArray[np.int32] | None = None,
+    importance: NDArray[np.float32] | None = None,
+    encode: Encoder = encode_floats,
+) -> Iterator[Callable[[], NDArray[np.uint8]]]:
+    """Functions that make the `chunks`, each one of them, in any thread."""
     places = file_order(tensor, order)
     count = tensor.rows if places is None else places.size
     step = max(1, CHUNK_WEIGHTS // tensor.columns)
-    for start in range(0, count, step):
+
+    def make(start: int) -> NDArray[np.uint8]:
         stop = min(start + step, count)
         raw = (
             tensor.raw_rows(start, stop)
             if places is None
             else tensor.raw_gather(places[start:stop])
         ).reshape(-1)
-        if kind is not tensor.type:
-            raw = encode(_numbers(tensor, raw), kind, importance)
-        yield raw
+        return raw if kind is tensor.type else encode(_numbers(tensor, raw), kind, importance)
+
+    return (partial(make, start) for start in range(0, count, step))
 
 
 def _numbers(tensor: Tensor, raw: NDArray[np.uint8]) -> NDArray[Any]:

@@ -78,6 +78,11 @@ class ModelSource:
         """Bytes of all weights as stored."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    def release(self) -> None:
+        """Give the memory of weights that were looked at back; they come again when needed."""
+        for file in self.files:
+            file.release()
+
     def close(self) -> None:
         """Forget the weights and give their memory back; tensors must not be used afterwards."""
         assert isinstance(self.tensors, dict)

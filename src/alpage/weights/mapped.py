@@ -42,9 +42,13 @@ class MappedFile:
         try:
             self.data.close()
         except BufferError:
-            if hasattr(mmap, "MADV_DONTNEED"):
-                with contextlib.suppress(OSError):
-                    self.data.madvise(mmap.MADV_DONTNEED)
+            self.release()
+
+    def release(self) -> None:
+        """Give all pages back to the operating system; they come again when they are looked at."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            with contextlib.suppress(OSError):
+                self.data.madvise(mmap.MADV_DONTNEED)
 
 
 def drop_pages(view: NDArray[np.uint8]) -> None:

@@ -5,6 +5,7 @@ weighted with its column's importance where that is known: native/src/quantize_r
 `weights/dequantize.py` is the way back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,18 +37,21 @@ def encode(
     importance: NDArray[np.float32] | None = None,
     threads: int = 0,
     isa: str = "",
+    empty: Callable[[int], NDArray[np.uint8]] | None = None,
 ) -> NDArray[np.uint8]:
     """`values` [rows, columns] as blocks of `kind`: uint8 [rows * row_bytes].
 
     `values` are float32, float16, or uint16: the bits of bfloat16. `importance` [columns] says what
     an error in each column costs (finite, not negative). `threads` 0: all processors. The bytes
-    depend neither on `threads` nor on the instruction set `isa`. `FormatError` where a row is no
+    depend neither on `threads` nor on the instruction set `isa`. `empty` gives the memory for them:
+    uint8 [bytes]. `FormatError` where a row is no
     whole number of blocks, a weight is not finite, or one is too large for the type.
     """
     if kind not in ENCODED:
         raise InternalError(f"weights of type {kind.name} are read, not made")
     rows, columns = values.shape
-    out = np.empty(rows * kind.row_bytes(columns), np.uint8)
+    size = rows * kind.row_bytes(columns)
+    out = np.empty(size, np.uint8) if empty is None else empty(size)
     if not out.size:
         return out
     given = _GIVEN[values.dtype]

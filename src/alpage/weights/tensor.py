@@ -112,7 +112,7 @@ class Tensor:
 
     def raw_gather(self, order: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Rows `order` of the file as stored, copied: uint8 [order.size, row_bytes]."""
-        return self.data.reshape(self.rows, self.row_bytes)[order]
+        return np.take(self.data.reshape(self.rows, self.row_bytes), order, axis=0)
 
     def placed(self, name: str, row_order: NDArray[np.int32] | None) -> "Tensor":
         """The same weight under another name, its rows in another order."""
