@@ -118,8 +118,6 @@ inline bool encode_q8_0(const Source& source, int64_t at, int64_t count, uint8_t
 // The scale that needs no search is among the first ones: numbers that have this type already keep
 // their values. The search is short, or long for weights of unequal importance, whose best scale is
 // farther from the plain one.
-constexpr Search short_scales4{1, 12, {-8.8f, -8.6f, -8.4f, -8.2f, -8.0f, -7.8f, -7.6f, -7.4f,
-                                       -7.2f, -6.9f, 7.4f, 7.0f}};
 constexpr Search short_scales5{1, 2, {-16.0f, -15.2f}};
 constexpr Search long_scales4{4, 16, {-8.8f, -8.6f, -8.4f, -8.2f, -8.0f, -7.8f, -7.6f, -7.4f, -7.2f,
                                       -7.0f, -6.8f, -6.6f, 7.6f, 7.4f, 7.2f, 7.0f}};
@@ -127,12 +125,45 @@ constexpr Search long_scales5{4, 16, {-16.6f, -16.4f, -16.2f, -16.0f, -15.8f, -1
                                       -15.2f, -15.0f, -14.7f, -14.4f, -14.0f, 15.6f, 15.3f, 15.0f,
                                       14.6f}};
 
+// Q4_0 without importance: the weight of largest magnitude becomes -8, and nothing is searched for,
+// as gguf's own encoder has it, byte for byte. A search lowers the squared error by 9 %, but keeps
+// the largest weights less exactly: perplexity of the default model was 1.2 % +- 0.4 % higher.
+inline bool encode_q4_0(const Source& source, int64_t at, int64_t count, uint8_t* out) {
+    constexpr int n = 32;
+    Staged<n, false> s;
+    s.load(source, at, count);
+    alignas(64) float scales[batch], halves[batch];
+    for (int g = 0; g < groups; ++g) {
+        const F scale = extreme_of<n>(s.x + g * n) / -8.0f;
+        put_lanes(scales, g, scale);
+        put_lanes(halves, g, half(scale));
+    }
+    bool fits = true;
+    for (int b = 0; b < count; ++b, out += 18) {
+        const float by = scales[b] == 0.0f ? 0.0f : 1.0f / scales[b];
+        alignas(64) int32_t whole[n];
+        for (int i = 0; i < n; i += lanes) {
+            F value;
+            std::memcpy(&value, s.plain + b * n + i, sizeof value);
+            const F shifted = smaller(value * by + 8.5f, splat(15.0f));  // halves go up
+            const I number = __builtin_convertvector(shifted, I);
+            std::memcpy(whole + i, &number, sizeof number);
+        }
+        uint8_t q[n];
+        for (int i = 0; i < n; ++i) q[i] = static_cast<uint8_t>(whole[i]);
+        fits = fits && is_half(halves[b]);
+        put_half(out, halves[b]);
+        put_nibbles<16>(out + 2, q, q + 16);
+    }
+    return fits;
+}
+
 template <int bits, bool weighted>
 inline bool encode_symmetric(const Source& source, int64_t at, int64_t count, uint8_t* out) {
     constexpr int n = 32, zero = bits == 4 ? 8 : 16, high_bytes = bits == 4 ? 0 : 4;
     constexpr Range range{-zero, zero - 1};
-    constexpr Search search = weighted ? (bits == 4 ? long_scales4 : long_scales5)
-                                       : (bits == 4 ? short_scales4 : short_scales5);
+    static_assert(weighted || bits == 5, "encode_q4_0 does the rest");
+    constexpr Search search = !weighted ? short_scales5 : bits == 4 ? long_scales4 : long_scales5;
     Staged<n, weighted> s;
     s.load(source, at, count);
     alignas(64) float scales[batch];

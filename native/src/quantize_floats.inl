@@ -119,7 +119,7 @@ Encoder encoder(TensorType type) {
     switch (type) {
         case TensorType::Q8_0: return {32, 34, batch, encode_q8_0, encode_q8_0};
         case TensorType::Q4_0:
-            return {32, 18, batch, encode_symmetric<4, false>, encode_symmetric<4, true>};
+            return {32, 18, batch, encode_q4_0, encode_symmetric<4, true>};
         case TensorType::Q5_0:
             return {32, 22, batch, encode_symmetric<5, false>, encode_symmetric<5, true>};
         case TensorType::Q4_1: return {32, 20, batch, encode_line<4, false>, encode_line<4, true>};

@@ -120,6 +120,15 @@ def test_floats_are_rounded_as_others_round_them(kind: TensorType) -> None:
     assert np.array_equal(encode(x, kind), theirs.reshape(-1).view(np.uint8))
 
 
+def test_q4_0_without_importance_is_the_formats_own() -> None:
+    x = np.concatenate([weights(), weights(scale=1e-7), weights(scale=1e4)])
+    x[0] = 0
+    x[1, ::3] = 0.5
+    x[2, ::5] = -0.5
+    theirs = gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q4_0)
+    assert np.array_equal(encode(x, TensorType.Q4_0), theirs.reshape(-1))
+
+
 @pytest.mark.parametrize("kind", ENCODED, ids=name_of)
 def test_halves_go_in_as_they_are(kind: TensorType) -> None:
     x = weights()
