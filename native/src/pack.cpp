@@ -161,25 +161,12 @@ void nibbles(const uint8_t* packed, uint8_t* u) {  // 16 bytes: 16 low, then 16 
     }
 }
 
-// Unsigned values of block `b` (32 columns) of one file row.
+// Unsigned values of block `b` (32 columns, an eighth of the file's block) of one file row.
 void read_values(TensorType type, const uint8_t* row, int64_t b, uint8_t* u) {
-    const FileBlock file = file_block(type);
-    const uint8_t* block = row + (file.elements == 32 ? b : b / 8) * file.bytes;
+    const uint8_t* block = row + b / 8 * file_block(type).bytes;
     const int sub = static_cast<int>(b % 8);
     switch (type) {
-        case TensorType::Q4_0: case TensorType::IQ4_NL: nibbles(block + 2, u); break;
         case TensorType::IQ4_XS: nibbles(block + 8 + sub * 16, u); break;
-        case TensorType::Q4_1: nibbles(block + 4, u); break;
-        case TensorType::Q5_0: case TensorType::Q5_1: {
-            const uint8_t* bits = block + (type == TensorType::Q5_0 ? 2 : 4);
-            const uint32_t high = load_as<uint32_t>(bits);
-            nibbles(bits + 4, u);
-            for (int j = 0; j < 32; ++j) u[j] |= static_cast<uint8_t>((high >> j & 1) << 4);
-            break;
-        }
-        case TensorType::Q8_0:
-            for (int j = 0; j < 32; ++j) u[j] = block[2 + j] ^ 0x80;
-            break;
         case TensorType::Q2_K: case TensorType::Q3_K: {
             const bool three = type == TensorType::Q3_K;  // the third bit: bit `sub` of byte j
             const uint8_t* q = block + (three ? 32 : 16) + sub / 4 * 32;
@@ -216,16 +203,7 @@ void read_values(TensorType type, const uint8_t* row, int64_t b, uint8_t* u) {
 
 // Scales of block `b` of one file row into lane `lane` of the panel's scales part.
 bool copy_scales(TensorType type, const uint8_t* row, int64_t b, int lane, uint8_t* scales) {
-    const FileBlock file = file_block(type);
-    if (file.elements == 32) {
-        const uint8_t* block = row + b * file.bytes;
-        const bool minimum = type == TensorType::Q4_1 || type == TensorType::Q5_1;
-        uint8_t* out = scales + b * (minimum ? 64 : 32) + 2 * lane;
-        std::memcpy(out, block, 2);
-        if (minimum) std::memcpy(out + 32, block + 2, 2);
-        return finite_half(block) && (!minimum || finite_half(block + 2));
-    }
-    const uint8_t* block = row + b / 8 * file.bytes;
+    const uint8_t* block = row + b / 8 * file_block(type).bytes;
     const int sub = static_cast<int>(b % 8);
     if (type == TensorType::Q3_K || type == TensorType::Q6_K) {
         const bool three = type == TensorType::Q3_K;
@@ -288,10 +266,6 @@ void pack_quants(TensorType type, const Values& u, uint8_t* out) {
         for (int g = 0; g < 8; ++g) groups[g][r] = load_as<uint32_t>(&u[r][4 * g]);
     }
     const int bits = quant_bits(type);
-    if (bits == 8) {
-        std::memcpy(out, groups, sizeof groups);
-        return;
-    }
     if (bits < 4) {
         pack_pairs(groups, 0, out);
         if (bits == 3) pack_singles(groups, 2, out + 128);
@@ -308,26 +282,61 @@ void pack_quants(TensorType type, const Values& u, uint8_t* out) {
     if (bits == 6) pack_pairs(groups, 4, out + 256);
 }
 
-// A panel of a type whose file blocks are scales (one or two halves), then 16 bytes of nibbles,
-// which go over without being spread to bytes. The general way would give the same.
-template <int halves>
+// The fifth bits of 32 columns, bit 4 g + k of column 4 g + k, as byte k, bit g.
+inline uint32_t fifth_bits(uint32_t bits) {
+    uint32_t result = 0;
+    for (int k = 0; k < 4; ++k) {  // every fourth bit, pushed together
+        uint32_t v = bits >> k & 0x11111111;
+        v = (v | v >> 3) & 0x03030303;
+        v = (v | v >> 6) & 0x000f000f;
+        result |= ((v | v >> 12) & 0xff) << 8 * k;
+    }
+    return result;
+}
+
+// A panel of a type whose file blocks are scales (one or two halves), perhaps 32 fifth bits, then 16
+// bytes of nibbles, which go over without being spread to bytes. The general way would give the same.
+template <int halves, bool fifth>
 bool pack_nibbles(const uint8_t* const* rows, int64_t blocks, uint8_t* scales, uint8_t* quants) {
     constexpr uint32_t low = 0x0f0f0f0f;
+    constexpr int head = 2 * halves + (fifth ? 4 : 0), quant_bytes = fifth ? 320 : 256;
     bool finite = true;
-    for (int64_t b = 0; b < blocks; ++b, scales += 32 * halves, quants += 256) {
+    for (int64_t b = 0; b < blocks; ++b, scales += 32 * halves, quants += quant_bytes) {
         for (int r = 0; r < panel_rows; ++r) {
             if (!rows[r]) continue;  // the buffer is zero there
-            const uint8_t* block = rows[r] + b * (2 * halves + 16);
+            const uint8_t* block = rows[r] + b * (head + 16);
             for (int h = 0; h < halves; ++h) {
                 finite = finite_half(block + 2 * h) && finite;
                 std::memcpy(scales + 32 * h + 2 * r, block + 2 * h, 2);
             }
+            if constexpr (fifth) {
+                const uint32_t bits = fifth_bits(load_as<uint32_t>(block + 2 * halves));
+                std::memcpy(quants + 256 + 4 * r, &bits, 4);
+            }
             uint32_t w[4];  // byte j has column j below, column j + 16 above
-            std::memcpy(w, block + 2 * halves, sizeof w);
+            std::memcpy(w, block + head, sizeof w);
             const uint32_t packed[4] = {
                 (w[0] & low) | (w[1] & low) << 4, (w[2] & low) | (w[3] & low) << 4,
                 (w[0] >> 4 & low) | (w[1] & ~low), (w[2] >> 4 & low) | (w[3] & ~low)};
             for (int i = 0; i < 4; ++i) std::memcpy(quants + 64 * i + 4 * r, &packed[i], 4);
+        }
+    }
+    return finite;
+}
+
+// The same of Q8_0: signed bytes become unsigned ones, four columns at a time.
+bool pack_bytes(const uint8_t* const* rows, int64_t blocks, uint8_t* scales, uint8_t* quants) {
+    bool finite = true;
+    for (int64_t b = 0; b < blocks; ++b, scales += 32, quants += 512) {
+        for (int r = 0; r < panel_rows; ++r) {
+            if (!rows[r]) continue;
+            const uint8_t* block = rows[r] + b * 34;
+            finite = finite_half(block) && finite;
+            std::memcpy(scales + 2 * r, block, 2);
+            for (int g = 0; g < 8; ++g) {
+                const uint32_t four = load_as<uint32_t>(block + 2 + 4 * g) ^ 0x80808080;
+                std::memcpy(quants + 64 * g + 4 * r, &four, 4);
+            }
         }
     }
     return finite;
@@ -366,9 +375,14 @@ bool Matrix::pack_panel(int64_t panel, const uint8_t* file_rows, const int32_t* 
     const PanelLayout layout = panel_layout(type, columns);
     const int64_t blocks = columns / block_columns, quant_bytes = layout.quant_bytes / blocks;
     uint8_t* quants = out + layout.scale_bytes;
-    if (type == TensorType::Q4_1) return pack_nibbles<2>(lanes, blocks, out, quants);
-    if (type == TensorType::Q4_0 || type == TensorType::IQ4_NL) {
-        return pack_nibbles<1>(lanes, blocks, out, quants);
+    switch (type) {
+        case TensorType::Q4_0:
+        case TensorType::IQ4_NL: return pack_nibbles<1, false>(lanes, blocks, out, quants);
+        case TensorType::Q4_1: return pack_nibbles<2, false>(lanes, blocks, out, quants);
+        case TensorType::Q5_0: return pack_nibbles<1, true>(lanes, blocks, out, quants);
+        case TensorType::Q5_1: return pack_nibbles<2, true>(lanes, blocks, out, quants);
+        case TensorType::Q8_0: return pack_bytes(lanes, blocks, out, quants);
+        default: break;
     }
     bool finite = true;
     Values u;
