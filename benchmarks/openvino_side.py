@@ -59,7 +59,8 @@ class Side:
             self._requests[variant] = compiled.create_infer_request()
             taken.append(perf_counter() - start)
             for key in ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "INFERENCE_NUM_THREADS"):
-                self._settings[key] = str(compiled.get_property(key))
+                value = compiled.get_property(key)
+                self._settings[key] = str(getattr(value, "to_string", lambda v=value: v)())
             self._vocabulary = compiled.output("logits").partial_shape[2].get_length()
         return taken[0]
 

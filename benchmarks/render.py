@@ -2,9 +2,11 @@
 
     python -m benchmarks.render benchmarks/results/*.json
 
-Every figure on the page comes from a report; the newest report stands first.
+Every figure on the page comes from a report; the newest report stands first, and a table of all
+ratios before them.
 """
 
+import statistics
 import sys
 from pathlib import Path
 
@@ -22,10 +24,44 @@ Alpage is better. Of llama.cpp's variants (flash attention on or off) the better
 """
 
 
+FIGURES = {
+    "prefill 128": "prefill 128",
+    "prefill 512": "prefill 512",
+    "decode": "decode",
+    "decode at depth 1,024": "decode at 1,024",
+    "decode, 4 together": "4 together",
+    "decode, 8 together": "8 together",
+    "decode, 16 together": "16 together",
+    "process start to first token": "first token",
+    "peak resident memory": "memory",
+}
+"""Names in reports, and in the table of ratios."""
+
+
+def ratios(reports: list[Report]) -> str:
+    """A row for each report: how many times better Alpage is."""
+    lines = [
+        f"| file | beside | {' | '.join(FIGURES.values())} |",
+        f"| --- | --- |{' ---: |' * len(FIGURES)}",
+    ]
+    for report in sorted(reports, key=lambda report: (report.peer or "", report.model["file"])):
+        found = {measurement.name: measurement for measurement in report.compared()}
+        if report.peer is None or not found:
+            continue
+        isa = report.engines["alpage"]["isa"]
+        cells = [str(report.model["file"]), report.peer + (f", {isa}" if isa != "avx512" else "")]
+        for name in FIGURES:
+            values = found[name].ratios("alpage", report.peer) if name in found else []
+            cells.append(f"{statistics.median(values):.2f}x" if values else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def page(reports: list[Report]) -> str:
     """All reports, the newest first."""
     newest_first = sorted(reports, key=lambda report: report.date, reverse=True)
-    return HEAD + "\n".join(report.markdown() for report in newest_first)
+    sections = "\n".join(report.markdown() for report in newest_first)
+    return f"{HEAD}## Times better\n\n{ratios(reports)}\n\n## Each run\n\n{sections}"
 
 
 def main(files: list[str]) -> None:

@@ -67,7 +67,7 @@ def test_the_table() -> None:
 def test_markdown_says_what_is_needed_to_read_it() -> None:
     text = report(SPEED, START).markdown()
     for part in (
-        "### model.gguf, 2026-01-02",
+        "### model.gguf beside llama.cpp, avx2, 2026-01-02",
         "A processor, 2 processors, 8 GiB, Linux 6, CPython 3",
         "Alpage 1.2.3, avx2",
         "llama-cpp-python 9; AVX2 = 1",

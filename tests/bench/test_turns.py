@@ -86,6 +86,26 @@ def test_no_worker_outlives_an_error(smollm2_path: Path) -> None:
     assert side._process.poll() is not None
 
 
+def test_an_engine_may_be_a_program_of_its_own(tmp_path: Path) -> None:
+    """As benchmarks/openvino_side.py is."""
+    program = tmp_path / "engine.py"
+    program.write_text(
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    asked = json.loads(line)\n"
+        "    answer = {'seconds': 0.5, 'variants': ['a', 'b'], 'facts': {'version': '1'}}\n"
+        "    if asked['do'] == 'run':\n"
+        "        answer = {'rate': asked['case']['tokens'] + (asked['variant'] == 'b')}\n"
+        "    print(json.dumps(answer), flush=True)\n"
+    )
+    with workers([("other", [sys.executable, str(program)])]) as (side,):
+        assert side.load() == 0.5
+        assert side.facts == {"version": "1"}
+        found = measure_case([side], Case("decode", 7), 2)
+    assert found.engines == {"other": {"a": [7, 7], "b": [8, 8]}}
+    assert found.median("other") == 8
+
+
 def test_time_to_output_is_that_of_the_first_byte() -> None:
     code = "import time; print('a', flush=True); time.sleep(0.5); print('b')"
     ended = time_to_output([sys.executable, "-c", code])

@@ -106,7 +106,10 @@ def test_reports_become_a_page_the_newest_first(
     render.main(files)
     page = (tmp_path / "engine.md").read_text("utf-8")
     heads = [line for line in page.splitlines() if line.startswith("### ")]
-    assert heads == [f"### model.gguf, {year}-01-02" for year in (2027, 2026, 2025)]
+    head = "### model.gguf beside llama.cpp, avx2"
+    assert heads == [f"{head}, {year}-01-02" for year in (2027, 2026, 2025)]
+    assert page.count("| model.gguf | llama.cpp, avx2 |  |  | 3.00x |  |") == 3
+    assert "| file | beside | prefill 128 | prefill 512 | decode | decode at 1,024 |" in page
     with pytest.raises(SystemExit):
         render.main([])
 

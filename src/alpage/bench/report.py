@@ -113,7 +113,9 @@ class Report:
     def markdown(self) -> str:
         """The same as a section of a Markdown page."""
         header, *rows = self.table()
-        lines = [f"### {self.model['file']}, {self.date[:10]}", ""]
+        beside = f" beside {self.peer}" if self.peer else ""
+        isa = self.engines["alpage"].get("isa", "")
+        lines = [f"### {self.model['file']}{beside}, {isa}, {self.date[:10]}", ""]
         lines += [f"- {line}" for line in self.context()]
         lines += [f"- command: `{self.command}`", "", _markdown_row(header)]
         lines += [_markdown_row(["---", *["---:"] * (len(header) - 1)])]
