@@ -294,8 +294,8 @@ inline uint32_t fifth_bits(uint32_t bits) {
     return result;
 }
 
-// A panel of a type whose file blocks are scales (one or two halves), perhaps 32 fifth bits, then 16
-// bytes of nibbles, which go over without being spread to bytes. The general way would give the same.
+// A panel of a type whose file blocks are scales (one or two halves), perhaps 32 fifth bits, then
+// 16 bytes of nibbles, which go over without being spread to bytes.
 template <int halves, bool fifth>
 bool pack_nibbles(const uint8_t* const* rows, int64_t blocks, uint8_t* scales, uint8_t* quants) {
     constexpr uint32_t low = 0x0f0f0f0f;
