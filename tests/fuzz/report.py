@@ -1,4 +1,4 @@
-"""The record of a long run: benchmarks/fuzz.md for people, results/fuzz.json for programs."""
+"""The record of a long run: benchmarks/fuzz.md for people, fuzz.json for programs."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 from tests.fuzz.drive import CHECKOUT, Settings, Tally
 
 PAGE = CHECKOUT / "benchmarks" / "fuzz.md"
-DATA = CHECKOUT / "benchmarks" / "results" / "fuzz.json"
+DATA = CHECKOUT / "benchmarks" / "fuzz.json"
 BEGIN, END = "<!-- run: written by scripts/fuzz -->\n", "<!-- end of run -->"
 
 

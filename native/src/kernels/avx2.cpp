@@ -127,33 +127,46 @@ struct V {
         const __m256i both = _mm256_broadcastsi128_si256(load128(table));
         return {_mm256_shuffle_epi8(both, indices.a), _mm256_shuffle_epi8(both, indices.b)};
     }
-    // maddubs saturates at 16 bits: quants up to 63 times 127 twice fit. Quants up to 255 are moved
-    // to signed first: |w| <= 128 and x with w's sign, then 128 x 127 x 2 fits too. That takes 128
-    // off each quant, which is put back as 128 x the sum of x, because the caller's formula has it.
-    template <bool full_range>
+    // maddubs makes sums of pairs in 16 bits, which saturate. Quants up to 63 times 127 twice fit,
+    // and eight such sums of quants up to 15: those are widened once a block, by `sums`. Quants up
+    // to 255 are moved to signed first: |w| <= 128 and x with w's sign, and 128 x 127 x 2 fits too.
+    // That takes 128 off each, so the sums begin with 128 times the sum of x, in every lane.
+    template <Quants range>
     static __m256i dot_half(__m256i dot, __m256i weights, __m256i x) {
-        const __m256i ones = _mm256_set1_epi16(1);
-        if constexpr (full_range) {
-            const __m256i w = _mm256_xor_si256(weights, _mm256_set1_epi8(static_cast<char>(0x80)));
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            const __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), x);
-            dot = _mm256_add_epi32(dot, _mm256_madd_epi16(sums, _mm256_set1_epi16(128)));
-            return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
-        } else {
-            const __m256i pairs = _mm256_maddubs_epi16(weights, x);
-            return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
+        if constexpr (range == Quants::bytes) {
+            weights = _mm256_xor_si256(weights, _mm256_set1_epi8(static_cast<char>(0x80)));
+            x = _mm256_sign_epi8(x, weights);
+            weights = _mm256_abs_epi8(weights);
         }
+        const __m256i pairs = _mm256_maddubs_epi16(weights, x);
+        if constexpr (range == Quants::nibbles) return _mm256_add_epi16(dot, pairs);
+        return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    template <bool full_range>  // where the sums over 32 activations begin
-    static I start(const int8_t*) { return bytes(0); }
+    template <Quants range>  // where the sums over 32 activations begin
+    static I start(const int8_t* x) {
+        if constexpr (range != Quants::bytes) return bytes(0);
+        const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), all);
+        const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(128));
+        const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(fours),
+                                           _mm256_extracti128_si256(fours, 1));
+        const __m128i two = _mm_hadd_epi32(half, half);
+        const __m256i sum = _mm256_broadcastd_epi32(_mm_hadd_epi32(two, two));
+        return {sum, sum};
+    }
     // dot + sum over the 4 signed bytes of group g of x, times unsigned weights, in each lane.
-    template <bool full_range, int g>
+    template <Quants range, int g>
     static I dot(I dot, I weights, const int8_t* x) {
         int four;
         __builtin_memcpy(&four, x + 4 * g, 4);
         const __m256i all = _mm256_set1_epi32(four);
-        return {dot_half<full_range>(dot.a, weights.a, all),
-                dot_half<full_range>(dot.b, weights.b, all)};
+        return {dot_half<range>(dot.a, weights.a, all), dot_half<range>(dot.b, weights.b, all)};
+    }
+    template <Quants range>  // of each lane, in 32 bits
+    static I sums(I dot) {
+        if constexpr (range != Quants::nibbles) return dot;
+        const __m256i ones = _mm256_set1_epi16(1);
+        return {_mm256_madd_epi16(dot.a, ones), _mm256_madd_epi16(dot.b, ones)};
     }
     static I add_int(I x, I y) {
         return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};

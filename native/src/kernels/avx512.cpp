@@ -74,15 +74,17 @@ struct V {
         const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
         return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), indices);
     }
-    template <bool full_range>  // where the sums over 32 activations begin
+    template <Quants>  // where the sums over 32 activations begin
     static I start(const int8_t*) { return bytes(0); }
     // dot + sum over the 4 signed bytes of group g of x, times unsigned weights, in each lane.
-    template <bool full_range, int g>
+    template <Quants, int g>
     static I dot(I dot, I weights, const int8_t* x) {
         int four;
         __builtin_memcpy(&four, x + 4 * g, 4);
         return _mm512_dpbusd_epi32(dot, weights, _mm512_set1_epi32(four));
     }
+    template <Quants>
+    static I sums(I dot) { return dot; }
     static I spread(const void* x) {  // 4 bytes over all lanes
         int four;
         __builtin_memcpy(&four, x, 4);

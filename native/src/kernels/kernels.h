@@ -55,6 +55,9 @@ constexpr bool is_iq4(TensorType type) {
 // 32 columns, x = scale * (128 * high + low). One byte alone moves the default model's logits by
 // 0.09 (rms) and changes greedy answers; two bytes and the bf16 cache together move them by 0.018,
 // and a decode step, which waits for the weights, hardly notices the second product.
+// The largest unsigned quant of a type, as far as kernels differ by it: 15, 63 or 255.
+enum class Quants { nibbles, six_bits, bytes };
+
 struct Activations {
     int64_t columns;
     const float* x;      // [rows][columns]

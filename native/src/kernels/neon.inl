@@ -152,9 +152,9 @@ struct V {
         return each<I>([values](auto p) { return vqtbl1q_u8(values, p); }, indices);
     }
 #ifdef __ARM_FEATURE_MATMUL_INT8
-    template <bool full_range>
+    template <Quants>
     static I start(const int8_t*) { return bytes(0); }
-    template <bool full_range, int g>
+    template <Quants, int g>
     static I dot(I dot, I weights, const int8_t* x) {
         const int8x16_t sixteen = vld1q_s8(x + g / 4 * 16);
         return each<I>([sixteen](auto sums, auto w) {
@@ -164,24 +164,26 @@ struct V {
 #else
     // Quants up to 63 are signed bytes as they are. Quants up to 255 become signed by taking 128
     // off each, so the sums begin with 128 times the sum of x, which is the same for every lane.
-    template <bool full_range>
+    template <Quants range>
     static I start(const int8_t* x) {
-        if constexpr (!full_range) return bytes(0);
+        if constexpr (range != Quants::bytes) return bytes(0);
         const int8x16_t ones = vdupq_n_s8(1);
         const int32x4_t first = vdotq_s32(vdupq_n_s32(0), vld1q_s8(x), ones);
         const int sum = vaddvq_s32(vdotq_s32(first, vld1q_s8(x + 16), ones));
         const uint8x16_t all = raw(vdupq_n_s32(128 * sum));
         return {all, all, all, all};
     }
-    template <bool full_range, int g>
+    template <Quants range, int g>
     static I dot(I dot, I weights, const int8_t* x) {
         const int8x16_t sixteen = vld1q_s8(x + g / 4 * 16);
         return each<I>([sixteen](auto sums, auto w) {
-            if constexpr (full_range) w = veorq_u8(w, vdupq_n_u8(0x80));
+            if constexpr (range == Quants::bytes) w = veorq_u8(w, vdupq_n_u8(0x80));
             return raw(vdotq_laneq_s32(numbers(sums), vreinterpretq_s8_u8(w), sixteen, g % 4));
         }, dot, weights);
     }
 #endif
+    template <Quants>
+    static I sums(I dot) { return dot; }
     static I add_int(I x, I y) {
         return each<I>([](auto p, auto q) { return raw(vaddq_s32(numbers(p), numbers(q))); }, x, y);
     }

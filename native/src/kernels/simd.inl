@@ -24,6 +24,11 @@ constexpr int prefetch_bytes = 4096;  // how far ahead of the quants in use
 
 enum class Bits { two, three, four, index, five, six, eight };  // index: of iq4_quants
 
+constexpr Quants quants_of(Bits bits) {
+    if (bits == Bits::eight || bits == Bits::index) return Quants::bytes;
+    return bits == Bits::five || bits == Bits::six ? Quants::six_bits : Quants::nibbles;
+}
+
 // The unsigned quants of 64-byte group g of a block.
 template <Bits bits, int g>
 [[gnu::always_inline]] inline I group(const uint8_t* quants) {
@@ -157,8 +162,8 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
     unroll<R>([&](auto r) { total[r] = V::zero(); });
     for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes, q += 2 * block_columns) {
         constexpr int parts = T::halves ? 2 : 1, groups = 8 / parts;
-        constexpr bool wide = T::bits == Bits::eight || T::bits == Bits::index;
-        static_assert(!(wide && T::halves), "V::start sees all 32 activations of a block");
+        constexpr Quants range = quants_of(T::bits);
+        static_assert(range != Quants::bytes || !T::halves, "V::start sees all of a block");
         if constexpr (R <= 2) {
             // A few rows wait for memory, and the processor's own prefetcher stops at each page.
             unroll<T::quant_bytes / 64>([&](auto line) {
@@ -169,16 +174,16 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
             I high[R], low[R];
             unroll<R>([&](auto r) {
                 const int8_t* at = q + r * stride;
-                high[r] = V::template start<wide>(at);
-                low[r] = V::template start<wide>(at + block_columns);
+                high[r] = V::template start<range>(at);
+                low[r] = V::template start<range>(at + block_columns);
             });
             unroll<groups>([&](auto i) {
                 constexpr int g = decltype(half)::value * groups + decltype(i)::value;
                 const I weights = group<T::bits, g>(quants);
                 unroll<R>([&](auto r) {
                     const int8_t* at = q + r * stride;
-                    high[r] = V::template dot<wide, g>(high[r], weights, at);
-                    low[r] = V::template dot<wide, g>(low[r], weights, at + block_columns);
+                    high[r] = V::template dot<range, g>(high[r], weights, at);
+                    low[r] = V::template dot<range, g>(low[r], weights, at + block_columns);
                 });
             });
             F weight_scale, offset;
@@ -188,7 +193,9 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
                 T::scales(panel, b, weight_scale, offset);
             }
             unroll<R>([&](auto r) {
-                const I dot = V::add_int(V::template shift_lanes<7>(high[r]), low[r]);
+                const I highs = V::template sums<range>(high[r]);
+                const I lows = V::template sums<range>(low[r]);
+                const I dot = V::add_int(V::template shift_lanes<7>(highs), lows);
                 const F scaled = V::mul(V::to_float(dot), weight_scale);
                 total[r] = V::fma(scaled, V::set1(scale[r * blocks + b]), total[r]);
                 const F row_sum = V::set1(sum[r * blocks * parts + b * parts + half]);
