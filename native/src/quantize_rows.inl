@@ -38,18 +38,6 @@ ALPAGE_INLINE F nearest(F x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 ALPAGE_INLINE F nearest(F x, float low, float high) {
     return nearest(smaller(larger(x, splat(low)), splat(high)));
 }
-// sum + a * b of whole numbers whose sums stay below 2^24: exact, so the same fused or not.
-#if ALPAGE_LANES == 16
-ALPAGE_INLINE F add_whole(F sum, F a, F b) {
-    return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
-}
-#elif ALPAGE_LANES == 8
-ALPAGE_INLINE F add_whole(F sum, F a, F b) {
-    return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
-}
-#else
-ALPAGE_INLINE F add_whole(F sum, F a, F b) { return sum + a * b; }
-#endif
 // 1 / x, and 0 for 0.
 ALPAGE_INLINE F inverse(F x) { return x == F{} ? F{} : 1.0f / x; }
 
@@ -143,34 +131,19 @@ ALPAGE_INLINE F symmetric_error(const F* x, const F* w, F scale, Range range) {
 }
 
 // Least squares after rounding with 1 / scale = `by`: the scale, and by how much it lowers the sum
-// of w * x^2. `low`, `high`: whether some x * by may lie below (above) the range.
-template <int n, bool weighted, bool low = true, bool high = true>
+// of w * x^2.
+template <int n, bool weighted>
 ALPAGE_INLINE F symmetric_step(const F* x, const F* w, F by, Range range, F& gain) {
     F xq{}, qq{};
     for (int i = 0; i < n; ++i) {
-        F q = x[i] * by;
-        if (low) q = larger(q, splat(range.low));
-        if (high) q = smaller(q, splat(range.high));
-        q = nearest(q);
+        const F q = nearest(x[i] * by, range.low, range.high);
         const F a = weighted ? w[i] * q : q;
         xq += a * x[i];
-        qq = weighted ? qq + a * q : add_whole(qq, q, q);
+        qq += a * q;
     }
     const F scale = xq * inverse(qq);
     gain = scale * xq;
     return scale;
-}
-
-// The same where the weight of largest magnitude, 1 / `by`, is tried to become `first`.
-template <int n, bool weighted>
-ALPAGE_INLINE F first_step(const F* x, const F* w, F by, float first, Range range, F& gain) {
-    const float reach = (first < 0 ? -first : first) * 1.0001f;
-    by *= first;
-    if (reach > 0.5f - range.low) return symmetric_step<n, weighted>(x, w, by, range, gain);
-    if (reach > 0.5f + range.high) {
-        return symmetric_step<n, weighted, false>(x, w, by, range, gain);
-    }
-    return symmetric_step<n, weighted, false, false>(x, w, by, range, gain);
 }
 
 template <int n>
@@ -188,7 +161,7 @@ ALPAGE_INLINE F symmetric_scale(const F* x, const F* w, Range range,
     F best{}, most{};
     for (int k = 0; k < search.count; ++k) {
         F gain;
-        const F scale = first_step<n, weighted>(x, w, by, search.firsts[k], range, gain);
+        const F scale = symmetric_step<n, weighted>(x, w, by * search.firsts[k], range, gain);
         best = gain > most ? scale : best;
         most = larger(gain, most);
     }

@@ -59,8 +59,9 @@ def check(options: Options) -> None:
         raise UsageError(
             f"this machine does not run {options.isa}; it runs {', '.join(available_isas())}"
         )
+    known = names(quick=options.quick)
     for name in options.only:
-        if name not in (known := names(quick=options.quick)):
+        if name not in known:
             raise UsageError(f"there is no figure {name!r}; there are: {'; '.join(known)}")
     if options.program is not None and options.against is None:
         raise UsageError("--program is llama.cpp's: it goes with --against llama.cpp")

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alpage.bench.cases import Case
+from alpage.bench.cases import MEMORY, Case
 from alpage.bench.native import AlpageSide
 from alpage.bench.turns import Progress
 from alpage.core.config import LlamaConfig
-from alpage.engine.native import product_rate, read_rate
+from alpage.engine.native import product_rate
 from alpage.weights.contents import ModelSource
 from alpage.weights.source import open_model
 from alpage.weights.tensor import TensorType
@@ -102,7 +102,7 @@ def measure_stages(
     progress("loading")
     side.load()
     progress("reading memory")
-    bandwidth = read_rate(threads, max(64 << 20, sum(w.bytes for w in work.values())))
+    bandwidth = side.run(MEMORY, "") * 1e9
     found = []
     for case in cases:
         progress(case.name)
