@@ -16,6 +16,7 @@ from tests.engine.fakes import VOCAB, FakeRunner, expected_logits, expected_stat
 from alpage.core.errors import InputError, InternalError, UsageError
 from alpage.core.types import SamplingParams
 from alpage.engine.engine import Engine
+from alpage.engine.policy import Policy
 from alpage.engine.protocol import (
     Event,
     FailEvent,
@@ -206,7 +207,7 @@ def test_a_consumer_that_leaves_cancels(way: str) -> None:
     else:
         consume()
     gc.collect()
-    until(lambda: engine._scheduler.free_pages == 63 and not engine._scheduler.busy)
+    until(lambda: engine._loop.scheduler.free_pages == 63 and not engine._loop.scheduler.busy)
     assert len(list(engine.submit(request([2])))) == 6
     engine.close()
 
@@ -221,7 +222,7 @@ def test_ctrl_c_reaches_a_consumer_that_waits() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(ticket)
     runner.open.set()
-    until(lambda: engine._scheduler.free_pages == 63 and not engine._scheduler.busy)
+    until(lambda: engine._loop.scheduler.free_pages == 63 and not engine._loop.scheduler.busy)
     engine.close()
 
 
@@ -246,17 +247,54 @@ def test_a_failing_runner_raises_in_the_consumer_and_the_engine_lives_on() -> No
     engine.close()
 
 
-def test_a_dead_thread_fails_its_requests_and_refuses_others() -> None:
+def test_what_nobody_expects_fails_those_who_run_and_the_engine_starts_again() -> None:
     runner = GatedRunner()
     engine = Engine(runner)
+    alone = tokens_of(list(engine.submit(request([7, 8, 9]))))
     runner.open.clear()
-    tickets = [engine.submit(request([n])) for n in range(3)]
+    runner.began = threading.Semaphore(0)
+    tickets = [engine.submit(request([n], max_tokens=None)) for n in range(3)]
+    assert runner.began.acquire(timeout=WAIT)
     runner.fail = SystemExit(3)  # no Exception: nothing in the engine expects it
     runner.open.set()
-    for ticket in tickets:
-        with pytest.raises(InternalError, match="the engine stopped: SystemExit: 3"):
+    until(lambda: engine.restarts == 1)
+    assert engine._loop.scheduler.free_pages == 64 or engine._loop.scheduler.busy
+    errors = []
+    for ticket in tickets:  # those that came after the failure run on
+        ticket.cancel()
+        try:
             list(ticket)
-    with pytest.raises(InternalError, match="the engine stopped"):
+        except InternalError as failed:
+            errors.append(failed)
+    assert errors and len({id(one) for one in errors}) == len(errors)
+    for one in errors:
+        assert "the engine stopped: SystemExit: 3; it has started again" in str(one)
+    assert tokens_of(list(engine.submit(request([7, 8, 9])))) == alone
+    until(lambda: not engine._loop.scheduler.busy)
+    assert engine._loop.scheduler.free_pages == 64
+    engine.close()
+    assert runner.closed
+
+
+def test_an_engine_that_cannot_start_again_refuses_everyone() -> None:
+    runner = GatedRunner()
+    made: list[Policy] = []
+
+    def policy() -> Policy:
+        if made:
+            raise MemoryError("gone")
+        made.append(Policy())
+        return made[0]
+
+    engine = Engine(runner, policy=policy)
+    runner.open.clear()
+    ticket = engine.submit(request([1]))
+    assert runner.began.acquire(timeout=WAIT)
+    runner.fail = SystemExit(3)
+    runner.open.set()
+    with pytest.raises(InternalError, match="the engine stopped: MemoryError: gone; load the"):
+        list(ticket)
+    with pytest.raises(InternalError, match="the engine stopped: MemoryError"):
         engine.submit(request([1]))
     engine.close()
     assert runner.closed

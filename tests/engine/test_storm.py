@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from typing import Any, get_args
 
 import pytest
 from tests.engine.answers import check_result, expected, tokens_of
@@ -9,6 +10,7 @@ from tests.engine.fakes import NAN_TOKEN, FakeRunner
 
 from alpage.core.errors import FormatError
 from alpage.core.types import SamplingParams
+from alpage.engine.policy import PolicyName, make_policy
 from alpage.engine.protocol import (
     EmbedRequest,
     Event,
@@ -28,7 +30,8 @@ def test_storm(seed: int) -> None:
     runner = FakeRunner(pages=pages)
     rows = chance.choice([1, 3, 16, 64])
     limits = Limits(rows, chance.choice([1, 3]), chance.randint(1, rows))
-    scheduler = Scheduler(runner, context=chance.choice([24, 64]), limits=limits)
+    policy = make_policy(chance.choice(get_args(PolicyName)))
+    scheduler = Scheduler(runner, context=chance.choice([24, 64]), limits=limits, policy=policy)
     limit = min(scheduler.context, pages * 4)
     asked: dict[int, Request | EmbedRequest] = {}
     events: dict[int, list[Event]] = defaultdict(list)
@@ -56,11 +59,13 @@ def test_storm(seed: int) -> None:
 
 
 def _any_request(chance: random.Random, limit: int) -> Request | EmbedRequest:
-    prompt = [chance.randrange(60) for _ in range(chance.randint(1, limit))]
+    shared = list(range(chance.choice([0, 0, 9, 16])))
+    prompt = (shared + [chance.randrange(60) for _ in range(chance.randint(1, limit))])[:limit]
+    who: dict[str, Any] = {"tenant": chance.choice("ab"), "priority": chance.randrange(3)}
     if chance.random() < 0.1:
         prompt[-1] = NAN_TOKEN
     if chance.random() < 0.2:
-        return EmbedRequest(prompt)
+        return EmbedRequest(prompt, **who)
     sampling = SamplingParams(
         max_tokens=chance.randint(1, 30),
         temperature=chance.choice([0.0, 0.8]),
@@ -70,7 +75,7 @@ def _any_request(chance: random.Random, limit: int) -> Request | EmbedRequest:
         stop_token_ids=[chance.randrange(60)],
         context_policy=chance.choice(["stop", "shift"]),
     )
-    return Request(prompt, sampling, prompt_logprobs=chance.random() < 0.3)
+    return Request(prompt, sampling, prompt_logprobs=chance.random() < 0.3, **who)
 
 
 def _check_outcome(one: Request | EmbedRequest, events: list[Event], limit: int) -> None:

@@ -117,6 +117,34 @@ def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
             assert streamed == getattr(choice.logprobs, column)
 
 
+@pytest.mark.parametrize("echo", [False, True])
+def test_best_of_gives_the_most_likely_and_runs_the_prompt_once(
+    client: openai.OpenAI, echo: bool
+) -> None:
+    prompt = "A list of rivers that flow into the sea, from north to south, " * (2 + echo)
+    options: dict[str, Any] = {
+        "model": "smollm2", "prompt": [prompt, "Once"], "max_tokens": 6, "temperature": 1.5,
+        "seed": 3, "echo": echo,
+    }  # fmt: skip
+    every = client.completions.create(**options, n=4, logprobs=0)
+    best = client.completions.create(**options, n=2, best_of=4)
+    wanted = []
+    for first in (0, 4):
+        scored = []
+        for choice in every.choices[first : first + 4]:
+            found = choice.logprobs.token_logprobs[-6:]
+            scored.append((sum(found) / len(found), choice.text))
+        wanted += [text for _, text in sorted(scored, reverse=True)[:2]]
+    assert [choice.text for choice in best.choices] == wanted
+    assert [choice.index for choice in best.choices] == [0, 1, 2, 3]
+    assert best.choices[0].logprobs is None
+    assert best.usage.completion_tokens == 2 * 4 * 6
+    assert best.usage.prompt_tokens == every.usage.prompt_tokens
+    if not echo:  # what was echoed with log-probabilities had to run
+        assert every.usage.prompt_tokens_details.cached_tokens == 0
+    assert best.usage.prompt_tokens_details.cached_tokens >= 16
+
+
 def test_ids_may_be_special_and_echo_without_them(client: openai.OpenAI, llm: Llama) -> None:
     ids = llm.tokenize("<|im_start|>user\nHi<|im_end|>", special=True)
     answer = client.completions.create(model="smollm2", prompt=ids, max_tokens=0, echo=True)
@@ -138,7 +166,10 @@ def test_ids_may_be_special_and_echo_without_them(client: openai.OpenAI, llm: Ll
         ({"prompt": [True]}, r"prompt\[0\] is true", None),
         ({"max_tokens": 0}, "max_tokens is 0: that works with echo=true only", "max_tokens"),
         ({"max_tokens": -1}, "max_tokens is -1", "max_tokens"),
-        ({"best_of": 3}, "best_of is 3: only the value of n, 1, is supported", "best_of"),
+        ({"best_of": 1, "n": 2}, "best_of is 1: it must be at least n, 2", "best_of"),
+        ({"best_of": 0}, "best_of is 0: it must be at least n, 1", "best_of"),
+        ({"best_of": 3, "stream": True}, "best_of above n .* cannot be streamed", "best_of"),
+        ({"best_of": 500}, "1 prompts with best_of=500 make 500 answers", "best_of"),
         ({"suffix": "end"}, 'suffix is "end": this server does not support it', "suffix"),
         ({"logprobs": 21}, "logprobs is 21", "logprobs"),
         ({"prompt": ["a"] * 100, "n": 2}, "100 prompts with n=2 make 200 answers", "n"),

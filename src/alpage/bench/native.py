@@ -152,7 +152,7 @@ class AlpageSide:
         prompts = token_ids(case.sequences, self._runner.config.vocab_size)
         answers = [_Answer() for _ in prompts]
         for prompt, answer in zip(prompts, answers, strict=True):
-            self._engine.start(Request([int(prompt)], sampling), answer.on_event)
+            self._engine.start(Request([int(prompt)], sampling, speculate=False), answer.on_event)
         for answer in answers:
             answer.wait()
         start = max(answer.times[0] for answer in answers)

@@ -30,8 +30,9 @@ class Stats:
 
     @property
     def prefill_rate(self) -> float | None:
-        """Tokens of the prompt a second."""
-        return _rate(self.usage.prompt_tokens, self.usage.prefill_seconds)
+        """Tokens of the prompt that ran, a second: not those found in the cache."""
+        ran = self.usage.prompt_tokens - self.usage.cached_tokens
+        return _rate(ran, self.usage.prefill_seconds)
 
     @property
     def decode_rate(self) -> float | None:
@@ -39,12 +40,15 @@ class Stats:
         return _rate(self.usage.completion_tokens - 1, self.usage.decode_seconds)
 
     def numbers(self) -> dict[str, Any]:
-        """For JSON: `usage` in OpenAI's names, and `timings`."""
+        """For JSON: `usage` in OpenAI's names and some more, and `timings`."""
         return {
             "usage": {
                 "prompt_tokens": self.usage.prompt_tokens,
                 "completion_tokens": self.usage.completion_tokens,
                 "total_tokens": self.usage.total_tokens,
+                "cached_tokens": self.usage.cached_tokens,
+                "drafted_tokens": self.usage.drafted_tokens,
+                "accepted_tokens": self.usage.accepted_tokens,
             },
             "timings": {
                 "load_seconds": self.load_seconds,
@@ -63,6 +67,11 @@ class Stats:
             f"prompt       {_tokens(usage.prompt_tokens)}{_at(self.prefill_rate)}",
             f"answer       {_tokens(usage.completion_tokens)}{_at(self.decode_rate)}",
         ]
+        if usage.cached_tokens:
+            lines.append(f"cached       {_tokens(usage.cached_tokens)} of the prompt")
+        if usage.drafted_tokens:
+            right = f"{usage.accepted_tokens} of {_tokens(usage.drafted_tokens)}"
+            lines.append(f"guessed      {right} right")
         if self.first_token is not None:
             lines.append(f"first token  after {self.first_token:.2f} s")
         if self.load_seconds is not None:

@@ -10,8 +10,9 @@ from alpage.core.errors import UsageError
 Message = Mapping[str, Any]
 """One chat message in OpenAI's form: `role`, `content`, and `tool_calls`, `name` where used."""
 
-FinishReason = Literal["stop", "length", "context", "cancelled"]
-"""stop: a stop id or stop string. length: `max_tokens` reached. context: no room left."""
+FinishReason = Literal["stop", "length", "context", "cancelled", "deadline"]
+"""stop: a stop id or stop string. length: `max_tokens` reached. context: no room left.
+deadline: the time that the request was given is over."""
 
 ContextPolicy = Literal["stop", "shift"]
 """What happens when the context is full: end the answer, or drop the oldest tokens and go on."""
@@ -71,12 +72,20 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request; times in seconds, measured where the engine runs."""
+    """Tokens of one request; times in seconds, measured where the engine runs.
+
+    `cached_tokens` of the prompt did not run: an earlier request of the same tenant had begun with
+    the same tokens. Of `drafted_tokens`, guesses at the answer that ran along, `accepted_tokens`
+    were right.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

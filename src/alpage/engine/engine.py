@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.errors import AlpageError, InternalError, UsageError
+from alpage.engine.policy import Policy
 from alpage.engine.protocol import (
     EmbeddingEvent,
     EmbedRequest,
@@ -51,11 +52,13 @@ class _Loop:
     this thread is inside `get`: SimpleQueue is the queue that allows that.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+    def __init__(self, runner: Runner, make_scheduler: Callable[[], Scheduler]) -> None:
         self.commands: SimpleQueue[_Submit | _Cancel | _Close] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="alpage-engine", daemon=True)
+        self.scheduler = make_scheduler()
+        self.restarts = 0
+        self._make_scheduler = make_scheduler
         self._runner = runner
-        self._scheduler = scheduler
         self._handlers: dict[int, EventHandler] = {}
         self._gate = threading.Lock()
         self._ended: AlpageError | None = None
@@ -76,39 +79,50 @@ class _Loop:
     def _run(self) -> None:
         reason: AlpageError = UsageError("this model has been closed; load it again")
         try:
-            self._drive()
+            while not self._drive():
+                pass
         except BaseException as error:  # the thread ends here: everyone who waits has to know
-            reason = InternalError(
-                f"the engine stopped: {type(error).__name__}: {error}; load the model again"
-            )
-            reason.__cause__ = error
+            reason = _stopped(error, "load the model again")
         finally:
             self._end(reason)
 
-    def _drive(self) -> None:
-        while True:
-            if not self._obey():
-                return
-            for outcome in self._scheduler.step():
-                self._deliver(outcome)
+    def _drive(self) -> bool:
+        """Work until something breaks that nobody expects (False), or until the end (True).
+
+        What the scheduler knew may be half changed then, so it is replaced, and all who were in it
+        fail with one error. The model and the requests that still wait in `commands` live on.
+        """
+        try:
+            while self._obey():
+                for outcome in self.scheduler.step():
+                    self._deliver(outcome)
+            return True
+        except BaseException as error:
+            self.scheduler = self._make_scheduler()
+            self.restarts += 1
+            failed = list(self._handlers.values())
+            self._handlers.clear()
+            for handler in failed:
+                _tell(handler, FailEvent(_stopped(error, "it has started again: try once more")))
+            return False
 
     def _obey(self) -> bool:
         """Carry out every command that waits, sleeping while there is nothing to do."""
         while True:
             try:
-                command = self.commands.get(block=not self._scheduler.busy)
+                command = self.commands.get(block=not self.scheduler.busy)
             except Empty:
                 return True
             if isinstance(command, _Close):
                 return False
             if isinstance(command, _Submit):
                 self._handlers[command.number] = command.handler
-                self._scheduler.add(command.number, command.request)
+                self.scheduler.add(command.number, command.request)
             else:
                 self._cancel(command.number)
 
     def _cancel(self, number: int) -> None:
-        for outcome in self._scheduler.cancel(number):
+        for outcome in self.scheduler.cancel(number):
             self._deliver(outcome)
 
     def _deliver(self, outcome: Outcome) -> None:
@@ -122,7 +136,7 @@ class _Loop:
             enough = handler(event)
         except BaseException as error:  # a callback's own failure ends its request alone
             self._handlers.pop(number, None)
-            self._scheduler.cancel(number)
+            self.scheduler.cancel(number)
             if not isinstance(event, FailEvent):
                 _tell(handler, FailEvent(error))
             return
@@ -142,6 +156,12 @@ class _Loop:
             _tell(handler, FailEvent(type(reason)(*reason.args)))
         self._handlers.clear()
         self._runner.close()
+
+
+def _stopped(error: BaseException, advice: str) -> InternalError:
+    reason = InternalError(f"the engine stopped: {type(error).__name__}: {error}; {advice}")
+    reason.__cause__ = error
+    return reason
 
 
 def _tell(handler: EventHandler, event: Event) -> None:
@@ -196,7 +216,8 @@ class Engine:
     """A runner at work: requests from any thread run together in one batch.
 
     The engine owns the runner and closes it. `context` (tokens) bounds each request; by default
-    the model's own context length.
+    the model's own context length. `policy` makes the order of requests (first come, first
+    served), again after each restart: see `restarts`.
     """
 
     def __init__(
@@ -205,11 +226,16 @@ class Engine:
         *,
         context: int | None = None,
         limits: Limits | None = None,
+        policy: Callable[[], Policy] = Policy,
         sampler: Sampler = sample_reference,
     ) -> None:
         self.runner = runner
-        self._scheduler = Scheduler(runner, context=context, limits=limits, sampler=sampler)
-        self._loop = _Loop(runner, self._scheduler)
+        self._loop = _Loop(
+            runner,
+            lambda: Scheduler(
+                runner, context=context, limits=limits, policy=policy(), sampler=sampler
+            ),
+        )
         self._numbers = itertools.count()
         self._finalizer = weakref.finalize(self, self._loop.stop)
         self._loop.thread.start()
@@ -217,7 +243,12 @@ class Engine:
     @property
     def context(self) -> int:
         """Tokens that one request can hold, prompt and answer together."""
-        return self._scheduler.context
+        return self._loop.scheduler.context
+
+    @property
+    def restarts(self) -> int:
+        """How often an error that nobody expected ended all that ran and began anew."""
+        return self._loop.restarts
 
     def start(self, request: Request | EmbedRequest, on_event: EventHandler) -> Callable[[], None]:
         """Queue a request whose events, FailEvent included, go to `on_event`; how to cancel it.
@@ -225,7 +256,7 @@ class Engine:
         `on_event` runs in the engine's thread and must be quick; an exception of its own ends its
         request. InputError, UsageError or CapacityError says why a request can never run.
         """
-        self._scheduler.check(request)
+        self._loop.scheduler.check(request)
         number = next(self._numbers)
         self._loop.submit(_Submit(number, request, on_event))
         return functools.partial(self._cancel, number)

@@ -16,7 +16,8 @@ class StepBatch:
     """Rows (tokens) of many sequences that run together in one forward pass.
 
     Rows of one sequence are contiguous with ascending positions, and every earlier position of
-    that sequence is already in its pages or in this batch. Page `page_tables[s, p]` holds
+    that sequence is already in its pages or in this batch. Sequences may share pages that lie
+    wholly before their rows. Page `page_tables[s, p]` holds
     positions `p * page_size` to `(p + 1) * page_size - 1` of sequence row `s`; -1 is unused.
     """
 
@@ -52,7 +53,11 @@ class Request:
     """Prompt ids and how to go on.
 
     `prompt_logprobs` also scores every prompt token. `answer=False` ends the request once the
-    prompt has run (finish reason "length").
+    prompt has run (finish reason "length"). Requests of one `tenant` share cached beginnings of
+    prompts, those of two never do. `tenant` and `priority` (larger first) count where the
+    scheduler's policy looks at them. After `timeout` seconds from its arrival, waiting included,
+    the request ends with the reason "deadline". `speculate` lets guesses at the answer run along
+    where that pays; it changes no token.
     """
 
     prompt: Sequence[int]
@@ -61,13 +66,20 @@ class Request:
     """Ids that end the answer unless `sampling.ignore_eos`."""
     prompt_logprobs: bool = False
     answer: bool = True
+    speculate: bool = True
+    tenant: str = ""
+    priority: int = 0
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """A text whose meaning is wanted as one vector: see `EmbeddingEvent`."""
+    """A text whose meaning is wanted as one vector: see `EmbeddingEvent`, and `Request`."""
 
     prompt: Sequence[int]
+    tenant: str = ""
+    priority: int = 0
+    timeout: float | None = None
 
 
 Top = Sequence[tuple[int, float]]

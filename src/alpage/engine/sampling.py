@@ -169,6 +169,11 @@ class SamplingState:
         """Tokens sampled so far: the number of the next step."""
         return self._length - self._prompt_length
 
+    @property
+    def history(self) -> Ids:
+        """The prompt and what was sampled after it."""
+        return self._history[: self._length]
+
     def append(self, token: int) -> None:
         """Take `token` into the history that penalties look at."""
         if self._length == len(self._history):
@@ -180,7 +185,7 @@ class SamplingState:
         """Token, logprob and most likely tokens for one row; FormatError if it is not finite."""
         p = self._params
         token, logprob, ids, logprobs = self._sampler(
-            logits, self._history[: self._length], self._prompt_length, p.temperature, p.top_k,
+            logits, self.history, self._prompt_length, p.temperature, p.top_k,
             p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty,
             self._bias_ids, self._bias_values, self._seed, self.answered,
             -1 if p.top_logprobs is None else p.top_logprobs,

@@ -1,20 +1,24 @@
 """Who runs next: many requests, one forward pass a step, pages given and taken back.
 
-A state machine without threads or clocks: `Engine` drives it. First come, first served; a request
-starts when the pages of its prompt are free. When answers outgrow the pool, the youngest request
-gives its pages back and runs again later; its answer stays the same, because sampling depends on
-the seed and the step alone.
+A state machine without threads: `Engine` drives it. A policy orders the requests; one starts when
+there are pages for its prompt, less those that an earlier request of its tenant has filled with
+the same tokens. When answers outgrow the pool, the last request in order gives its pages back and
+runs again later; its answer stays the same, because sampling depends on the seed and the step
+alone.
 """
 
-from collections import deque
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.errors import AlpageError, CapacityError, InputError, InternalError, UsageError
-from alpage.engine.pages import PageAllocator, PageTable
+from alpage.engine.pace import Pace
+from alpage.engine.pages import Key, PageAllocator, PageTable, first_key
+from alpage.engine.policy import Policy
 from alpage.engine.protocol import (
     EmbedRequest,
     Event,
@@ -26,6 +30,10 @@ from alpage.engine.protocol import (
 )
 from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.sequence import Embedding, Generation, Sequence
+from alpage.engine.speculation import StepCost
+
+_FEW_ROWS = 64
+"""Steps of answers and drafts alone; beyond it a row costs as much as a prompt's."""
 
 Outcome = tuple[int, Event]
 """The number of a request, and what happened to it."""
@@ -37,12 +45,15 @@ class Limits:
 
     `rows`: tokens of one forward pass. `scored`: rows whose logits a scored prompt may ask for
     (each costs four bytes per vocabulary entry). `running`: requests that run at the same time,
-    at most `rows`, so that each of them advances in every step.
+    at most `rows`, so that each of them advances in every step. `inter_token`: the seconds
+    between two tokens of an answer that 95 % of the steps should keep; chunks of prompts beside
+    answers are as large as that allows (`Pace`).
     """
 
     rows: int = 512
     scored: int = 128
     running: int = 256
+    inter_token: float = 0.05
 
     def __post_init__(self) -> None:
         if min(self.rows, self.scored, self.running) < 1 or self.running > self.rows:
@@ -55,7 +66,7 @@ class Limits:
 class Scheduler:
     """Waiting and running requests of one runner. Not thread-safe, except for `check`.
 
-    `context` (tokens) may be smaller than the model's own context length.
+    `context` (tokens) may be smaller than the model's own context length. `clock` gives seconds.
     """
 
     def __init__(
@@ -64,16 +75,23 @@ class Scheduler:
         *,
         context: int | None = None,
         limits: Limits | None = None,
+        policy: Policy | None = None,
         sampler: Sampler = sample_reference,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._runner = runner
         self._limits = limits or Limits()
+        self._policy = policy or Policy()
         self._sampler = sampler
+        self._clock = clock
+        self._pace = Pace(self._limits.inter_token, most=self._limits.rows)
+        self._cost = StepCost()
         self._pages = PageAllocator(runner.page_count)
         self._pool = runner.page_count * runner.page_size
         self.context = min(context or runner.config.context_length, runner.config.context_length)
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # oldest first
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
+        self._arrivals = 0
         self.preemptions = 0
 
     @property
@@ -118,73 +136,163 @@ class Scheduler:
     def add(self, number: int, request: Request | EmbedRequest) -> None:
         """Queue a request under a `number` that no other request has."""
         self.check(request)
-        table = PageTable(self._pages, self._runner.page_size)
+        root = first_key(request.tenant)
+        table = PageTable(self._pages, self._runner.page_size, root)
+        sequence: Sequence
         if isinstance(request, EmbedRequest):
-            self._waiting.append(Embedding(number, request, table))
+            sequence = Embedding(number, request, table)
         else:
             limit = min(self.context, self._pool)
-            self._waiting.append(Generation(number, request, table, limit, self._sampler))
+            sequence = Generation(number, request, table, limit, self._sampler)
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+        if request.timeout is not None:
+            sequence.deadline = self._clock() + request.timeout
+        self._policy.joined(sequence)
+        self._waiting.append(sequence)
 
     def cancel(self, number: int) -> list[Outcome]:
         """End a request now and free its pages; nothing happens if it has ended already."""
         for sequence in [*self._running, *self._waiting]:
             if sequence.number == number:
-                self._remove(sequence)
-                return [(number, sequence.finish("cancelled"))]
+                return [self._end(sequence, sequence.finish("cancelled"))]
         return []
 
     def step(self) -> list[Outcome]:
         """Run one chunk of every request that has its turn; what happened to whom, in order."""
+        outcomes = self._expire()
         self._reserve()
         self._admit()
+        self._draft()
         chunks = self._plan()
         embeddings = [c for c in chunks if isinstance(c[0], Embedding)]
-        outcomes: list[Outcome] = []
+        generations = [c for c in chunks if isinstance(c[0], Generation)]
+        rows = sum(len(chunk) for _, chunk in chunks)
+        answers = sum(len(chunk) for sequence, chunk in chunks if sequence.pending == 1)
+        began = self._clock()
         try:
-            if len(embeddings) < len(chunks):
-                generations = [c for c in chunks if isinstance(c[0], Generation)]
+            if generations:
                 outcomes += self._run(self._runner.forward, generations)
             if embeddings:
                 outcomes += self._run(self._runner.hidden, embeddings)
         except Exception as error:  # whatever the runner raises ends its requests, not the engine
             outcomes += self._fail_running(error)
+        self._learn(rows, answers, self._clock() - began)
         return outcomes
 
+    def _learn(self, rows: int, answers: int, seconds: float) -> None:
+        self._pace.observe(answers, rows - answers, seconds)
+        if rows == answers and rows <= _FEW_ROWS:
+            self._cost.observe(rows, seconds)
+
+    def _expire(self) -> list[Outcome]:
+        """End every request whose time is over."""
+        jobs = [*self._running, *self._waiting]
+        if all(job.deadline == math.inf for job in jobs):
+            return []
+        now = self._clock()
+        late = [job for job in jobs if job.deadline <= now]
+        return [self._end(job, job.finish("deadline")) for job in late]
+
     def _reserve(self) -> None:
-        """A place for the newest token of everyone, the oldest first, at the youngest's cost."""
-        index = 0
-        while index < len(self._running):
-            sequence = self._running[index]
-            needed = len(sequence.window)
-            if sequence.table.missing(needed) > self._pages.free:
-                self._preempt(self._running[-1])
-            else:
-                if sequence.table.missing(needed):
-                    sequence.table.grow(needed)
-                index += 1
+        """A place for the newest token of everyone, the first at the last one's cost."""
+        order = sorted(self._running, key=self._policy.rank)
+        for sequence in list(order):
+            if sequence.table.missing(len(sequence.window)) == 0:
+                continue
+            while order and sequence in order:
+                if sequence.table.missing(len(sequence.window)) <= self._pages.free:
+                    sequence.table.grow(len(sequence.window))
+                    break
+                self._preempt(order.pop())
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._remove(sequence)
-        self._waiting.appendleft(sequence)
+        self._running.remove(sequence)
+        sequence.evict()
+        self._waiting.append(sequence)
         self.preemptions += 1
 
     def _admit(self) -> None:
         """Start waiting requests in order; one that does not fit yet holds back those behind."""
-        while self._waiting and len(self._running) < self._limits.running:
-            sequence = self._waiting[0]
-            # One page to spare for everyone who runs: else the newcomer would push itself out
-            # again as soon as an answer crosses into its next page.
-            missing = sequence.table.missing(len(sequence.window))
-            if self._running and missing + len(self._running) > self._pages.free:
+        if (
+            self._waiting
+            and len(self._running) == self._limits.running
+            and not self._policy.yielding
+        ):
+            return
+        order = sorted(self._waiting, key=self._policy.rank)
+        for sequence in order:
+            keys = sequence.table.keys(sequence.window, sequence.reusable)
+            pages = self._pages.find(keys)
+            if len(pages) < len(keys) and self._is_coming(keys[len(pages)], sequence):
+                continue  # somebody is just running the same beginning: do not run it twice
+            if not self._make_room(sequence, pages):
                 return
+            self._waiting.remove(sequence)
+            sequence.take_over(pages)
             sequence.table.grow(len(sequence.window))
-            self._running.append(self._waiting.popleft())
+            self._running.append(sequence)
+
+    def _is_coming(self, key: Key, sequence: Sequence) -> bool:
+        """Whether a running prompt that goes before `sequence` is about to fill that page."""
+        rank = self._policy.rank(sequence)
+        return any(
+            s.pending > 1 and self._policy.rank(s) < rank and s.table.will_publish(key)
+            for s in self._running
+        )
+
+    def _make_room(self, sequence: Sequence, pages: list[int]) -> bool:
+        """Whether `sequence` can start with `pages`, after those who yield to it gave way."""
+        if self._fits(sequence, pages):
+            return True
+        yielding = [s for s in self._running if self._policy.yields(s, sequence)]
+        if not self._fits(sequence, pages, without=yielding):
+            return False
+        for victim in sorted(yielding, key=self._policy.rank, reverse=True):
+            self._preempt(victim)
+            if self._fits(sequence, pages):
+                return True
+        return False
+
+    def _fits(
+        self, sequence: Sequence, pages: list[int], without: Collection[Sequence] = ()
+    ) -> bool:
+        others = len(self._running) - len(without)
+        free = self._pages.free + sum(len(s.table.row) for s in without)
+        taken = sequence.table.missing(len(sequence.window)) - len(pages)
+        taken += self._pages.unheld(pages)
+        if not others:
+            return taken <= free
+        # One page to spare for everyone who runs: else the newcomer would push itself out
+        # again as soon as an answer crosses into its next page.
+        return others < self._limits.running and taken + others <= free
+
+    def _draft(self) -> None:
+        """Guess further tokens of answers where that pays and takes no page from anybody."""
+        answers = [s for s in self._running if s.pending == 1]
+        rows, tokens = len(answers), float(len(answers))
+        room = min(self._limits.rows, self._limits.scored, _FEW_ROWS) - rows
+        for sequence in answers:
+            held = len(sequence.table.row) * self._runner.page_size - len(sequence.window)
+            spare = self._pages.free - len(self._running)
+            most = min(room, held + max(0, spare) * self._runner.page_size)
+            count, gain = sequence.propose(rows, tokens, self._cost, most)
+            if count:
+                sequence.table.grow(sequence.length)
+                rows, tokens, room = rows + count, tokens + gain, room - count
 
     def _plan(self) -> list[tuple[Sequence, range]]:
-        """Answers first, a row each; then prompts, the oldest first, with the rows left."""
+        """Answers first, a row each; then prompts in order, with the rows that are left.
+
+        Where there are answers, prompts get a chunk of the size that the pace allows.
+        """
         rows, scored = self._limits.rows, self._limits.scored
         chunks: list[tuple[Sequence, range]] = []
-        for sequence in sorted(self._running, key=lambda s: s.pending > 1):
+        answers = [s for s in self._running if s.pending == 1]
+        prompts = [s for s in self._running if s.pending > 1]
+        if answers:
+            rows = min(rows, sum(s.length - s.cached for s in answers) + self._pace.rows)
+        for sequence in answers + sorted(prompts, key=self._policy.rank):
             chunk = sequence.chunk(rows, scored)
             if not chunk:
                 continue
@@ -207,28 +315,26 @@ class Scheduler:
         for (sequence, chunk), places in zip(chunks, wanted, strict=True):
             own = results[first : first + len(places)]
             first += len(places)
+            self._policy.served(sequence, len(chunk))
             try:
                 events = sequence.accept(chunk, own)
+                sequence.table.publish(sequence.window, sequence.cached)
             except Exception as error:  # one request's fault never touches another
                 events = [FailEvent(_as_own(error))]
-            if events and isinstance(events[-1], FinishEvent | FailEvent):
-                self._remove(sequence)
             outcomes += [(sequence.number, event) for event in events]
+            if events and isinstance(events[-1], FinishEvent | FailEvent):
+                self._end(sequence, events[-1])
         return outcomes
 
-    def _remove(self, sequence: Sequence) -> None:
+    def _end(self, sequence: Sequence, event: Event) -> Outcome:
         """Take a request out of its list, with its pages."""
-        if sequence in self._running:
-            self._running.remove(sequence)
-        else:
-            self._waiting.remove(sequence)
+        (self._running if sequence in self._running else self._waiting).remove(sequence)
         sequence.evict()
+        self._policy.left(sequence)
+        return (sequence.number, event)
 
     def _fail_running(self, error: Exception) -> list[Outcome]:
-        failed = list(self._running)
-        for sequence in failed:
-            self._remove(sequence)
-        return [(sequence.number, FailEvent(_as_own(error))) for sequence in failed]
+        return [self._end(s, FailEvent(_as_own(error))) for s in list(self._running)]
 
 
 def _batch(chunks: list[tuple[Sequence, range]], wanted: list[list[int]]) -> StepBatch:
@@ -242,7 +348,7 @@ def _batch(chunks: list[tuple[Sequence, range]], wanted: list[list[int]]) -> Ste
     for index, (sequence, chunk) in enumerate(chunks):
         shift = len(tokens) - chunk.start
         outputs += [place + shift for place in wanted[index]]
-        tokens += sequence.window[chunk.start : chunk.stop]
+        tokens += sequence.tokens(chunk)
         positions += chunk
         sequences += [index] * len(chunk)
         tables[index, : len(sequence.table.row)] = sequence.table.row

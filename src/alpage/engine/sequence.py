@@ -1,5 +1,6 @@
 """One request on its way through the scheduler: which rows it wants, what it makes of them."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 
@@ -19,6 +20,7 @@ from alpage.engine.protocol import (
     Top,
 )
 from alpage.engine.sampling import Sampler, SamplingState, damaged, score_rows
+from alpage.engine.speculation import NgramLookup, StepCost, draft_length
 
 _SINK_TOKENS = 4
 _UNLIMITED = 1 << 62
@@ -30,12 +32,17 @@ class Sequence(ABC):
     `window` is what the model sees: the prompt and the answer, or what a shift left of them.
     """
 
-    def __init__(self, number: int, prompt: list[int], table: PageTable) -> None:
+    def __init__(self, number: int, request: Request | EmbedRequest, table: PageTable) -> None:
         self.number = number
-        self.prompt_length = len(prompt)
-        self.window = prompt
+        self.prompt_length = len(request.prompt)
+        self.window = list(request.prompt)
         self.cached = 0
         self.table = table
+        self.tenant = request.tenant
+        self.priority = request.priority
+        self.arrival = 0
+        self.deadline = math.inf
+        self._taken_over: int | None = None
         self._started: float | None = None
 
     @property
@@ -48,10 +55,34 @@ class Sequence(ABC):
         if self._started is None:
             self._started = time.perf_counter()
 
+    @property
+    def reusable(self) -> int:
+        """Positions whose results nobody needs, so that others may have run them."""
+        return 0
+
+    def take_over(self, pages: list[int]) -> None:
+        """Begin with pages that others filled."""
+        self.cached = self.table.adopt(pages)
+        if self._taken_over is None:
+            self._taken_over = min(self.cached, self.prompt_length)
+
     def evict(self) -> None:
         """Give back every page; all that the window holds has to run again."""
         self.table.shrink(0)
         self.cached = 0
+
+    def propose(self, rows: int, tokens: float, cost: StepCost, most: int) -> tuple[int, float]:
+        """Draft what comes next, at most `most` tokens: rows and expected tokens it adds."""
+        return 0, 0.0
+
+    @property
+    def length(self) -> int:
+        """Positions that the next step may fill: the window, and a draft behind it."""
+        return len(self.window)
+
+    def tokens(self, chunk: range) -> list[int]:
+        """The ids at the positions of `chunk`."""
+        return self.window[chunk.start : chunk.stop]
 
     def chunk(self, rows: int, outputs: int) -> range:
         """The positions to run next, at most `rows` of them with at most `outputs` scored."""
@@ -75,14 +106,15 @@ class Sequence(ABC):
 
     def _usage(self) -> Usage:
         began = self._started
-        return Usage(self.prompt_length, 0, time.perf_counter() - began if began else 0.0)
+        seconds = time.perf_counter() - began if began else 0.0
+        return Usage(self.prompt_length, 0, seconds, cached_tokens=self._taken_over or 0)
 
 
 class Embedding(Sequence):
     """Mean of all states, scaled to length 1."""
 
     def __init__(self, number: int, request: EmbedRequest, table: PageTable) -> None:
-        super().__init__(number, list(request.prompt), table)
+        super().__init__(number, request, table)
         self._sum: NDArray[np.float64] = np.zeros(1)
 
     def evict(self) -> None:
@@ -116,7 +148,7 @@ class Generation(Sequence):
     def __init__(
         self, number: int, request: Request, table: PageTable, limit: int, sampler: Sampler
     ) -> None:
-        super().__init__(number, list(request.prompt), table)
+        super().__init__(number, request, table)
         sampling = request.sampling
         self._answer = request.answer
         self._limit = limit
@@ -127,14 +159,56 @@ class Generation(Sequence):
         self._max_tokens = sampling.max_tokens or _UNLIMITED
         self._shift = sampling.context_policy == "shift"
         self._top = sampling.top_logprobs or 0
+        self._speculate = request.speculate and request.answer
+        self._lookup: NgramLookup | None = None
+        self._draft: list[int] = []
+        self._drafted = self._accepted = 0
         self._scored = 0 if request.prompt_logprobs else self.prompt_length - 1
         self._scoring = request.prompt_logprobs
         self._logprobs: list[float | None] = [None]
         self._tops: list[Top] = [()]
         self._first_token: float | None = None
 
+    @property
+    def reusable(self) -> int:
+        """All but the last one, and of a prompt that is scored what has been scored."""
+        last = len(self.window) - 1
+        return min(last, self._scored) if self._scoring else last
+
+    def propose(self, rows: int, tokens: float, cost: StepCost, most: int) -> tuple[int, float]:
+        """Look up what followed the newest tokens before, while that is often right."""
+        self._draft = []
+        if not self._speculate or self._state.answered == 0:
+            return 0, 0.0
+        if self._lookup is None:
+            self._lookup = NgramLookup(self._state.history.tolist())
+        most = min(
+            most, self._limit - len(self.window), self._max_tokens - self._state.answered - 1
+        )
+        chance = self._lookup.chance
+        count = draft_length(chance, rows, tokens, cost, most)
+        self._draft = self._lookup.draft(count)
+        return count, sum(chance**power for power in range(1, count + 1))
+
+    @property
+    def length(self) -> int:
+        """The window and the draft."""
+        return len(self.window) + len(self._draft)
+
+    def tokens(self, chunk: range) -> list[int]:
+        """The window's, then the draft's."""
+        rest = chunk.stop - len(self.window)
+        return super().tokens(chunk) + self._draft[: max(0, rest)]
+
+    def evict(self) -> None:
+        """Give up a draft, too."""
+        super().evict()
+        self._draft = []
+
     def chunk(self, rows: int, outputs: int) -> range:
         """Rows of a scored prompt are bounded by the logits that they would make."""
+        if self._draft:
+            return range(self.cached, min(self.length, self.cached + rows))
         chunk = super().chunk(rows, outputs)
         start = max(chunk.start, self._scored)
         if start + outputs < self.prompt_length - 1:
@@ -148,8 +222,8 @@ class Generation(Sequence):
     def outputs(self, chunk: range) -> list[int]:
         """Places of the prompt to score, and the last token of all."""
         wanted = list(self.scored(chunk))
-        if self._answer and chunk.stop == len(self.window):
-            wanted.append(chunk.stop - 1)
+        if self._answer:  # the last token of all, and a draft's
+            wanted += range(len(self.window) - 1, chunk.stop)
         return wanted
 
     def accept(self, chunk: range, results: NDArray[np.float32]) -> list[Event]:
@@ -158,11 +232,28 @@ class Generation(Sequence):
         events: list[Event] = []
         if self._scoring:
             events += self._score(self.scored(chunk), results)
-        if self.pending:
+        if self.pending > 0:
             return events
         if not self._answer:
             return [*events, self.finish("length")]
-        return events + self._sample(results[-1])
+        draft, self._draft = self._draft[: chunk.stop - len(self.window)], []
+        return events + self._sample_rows(results[len(results) - 1 - len(draft) :], draft)
+
+    def _sample_rows(self, rows: NDArray[np.float32], draft: list[int]) -> list[Event]:
+        """Tokens of the rows [1 + draft, vocab] until one is not what the draft had there."""
+        self.cached -= len(draft)
+        self._drafted += len(draft)
+        events: list[Event] = []
+        for logits, guess in zip(rows, [*draft, None], strict=True):
+            answered = self._state.answered
+            events += self._sample(logits)
+            if self._state.answered == answered or isinstance(events[-1], FinishEvent):
+                return events
+            if self.window[-1] != guess:
+                return events
+            self.cached += 1
+            self._accepted += 1
+        return events
 
     def _score(self, places: range, logits: NDArray[np.float32]) -> list[Event]:
         if places:
@@ -184,6 +275,8 @@ class Generation(Sequence):
             return [self.finish("stop", token)]
         self._state.append(token)
         self.window.append(token)
+        if self._lookup is not None:
+            self._lookup.append(token)
         event = TokenEvent(token, logprob, top)
         if self._state.answered >= self._max_tokens:
             return [event, self.finish("length")]
@@ -203,7 +296,7 @@ class Generation(Sequence):
         newest = max(1, self._limit // 2)
         self.window = self.window[:keep] + self.window[-newest:]
         self.cached = 0
-        self.table.shrink(len(self.window))
+        self.table.restart()
 
     def _usage(self) -> Usage:
         if self._first_token is None or self._started is None:
@@ -213,4 +306,7 @@ class Generation(Sequence):
             self._state.answered,
             self._first_token - self._started,
             time.perf_counter() - self._first_token,
+            self._taken_over or 0,
+            self._drafted,
+            self._accepted,
         )

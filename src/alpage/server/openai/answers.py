@@ -11,8 +11,13 @@ from alpage.llama import Piece, TextRequest
 from alpage.server.running import Run
 from alpage.server.served import Served
 
-FINISH: dict[FinishReason, str] = {"stop": "stop", "length": "length", "context": "length"}
-"""OpenAI has one word for both limits. A cancelled answer is an error: see `running.Run`."""
+FINISH: dict[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "context": "length",
+    "deadline": "length",
+}
+"""OpenAI has one word for all limits. A cancelled answer is an error: see `running.Run`."""
 
 _LEAST_LOGPROB = -9999.0
 
@@ -43,6 +48,7 @@ class UsageSum:
     def __init__(self, choices: int) -> None:
         self._choices = choices
         self._prompt = 0
+        self._cached = 0
         self._completion = 0
 
     def add(self, index: int, usage: Usage) -> None:
@@ -50,14 +56,16 @@ class UsageSum:
         self._completion += usage.completion_tokens
         if index % self._choices == 0:
             self._prompt += usage.prompt_tokens
+            self._cached += usage.cached_tokens
 
     @property
-    def value(self) -> dict[str, int]:
+    def value(self) -> dict[str, Any]:
         """OpenAI's form."""
         return {
             "prompt_tokens": self._prompt,
             "completion_tokens": self._completion,
             "total_tokens": self._prompt + self._completion,
+            "prompt_tokens_details": {"cached_tokens": self._cached},
         }
 
 

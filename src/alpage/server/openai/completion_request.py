@@ -32,25 +32,35 @@ class CompletionRequest(SharedFields):
     def check(self) -> None:
         """What no single field can tell; a RequestError."""
         super().check()
-        if self.best_of is not None and self.best_of != self.choices:
+        if self.best_of is not None and self.best_of < self.choices:
             raise RequestError(
-                f"best_of is {self.best_of}: only the value of n, {self.choices}, is supported",
+                f"best_of is {self.best_of}: it must be at least n, {self.choices}",
                 param="best_of",
-                code="unsupported_parameter",
+            )
+        if self.samples > self.choices and self.stream:
+            raise RequestError(
+                "with best_of above n nothing is known until the end: it cannot be streamed",
+                param="best_of",
             )
         if not self.prompt:
             raise RequestError("the prompt is empty; give at least one token", param="prompt")
-        if self.choices > 1 and self.choices * len(self.prompts) > MAX_CHOICES:
+        if self.samples > 1 and self.samples * len(self.prompts) > MAX_CHOICES:
+            name = "n" if self.best_of is None else "best_of"
             raise RequestError(
-                f"{len(self.prompts)} prompts with n={self.n} make "
-                f"{self.choices * len(self.prompts)} answers; at most {MAX_CHOICES} are made "
-                "where n is more than 1",
-                param="n",
+                f"{len(self.prompts)} prompts with {name}={self.samples} make "
+                f"{self.samples * len(self.prompts)} answers; at most {MAX_CHOICES} are made "
+                f"where {name} is more than 1",
+                param=name,
             )
         if self.max_tokens == 0 and not self.echo:
             raise RequestError(
                 "max_tokens is 0: that works with echo=true only", param="max_tokens"
             )
+
+    @property
+    def samples(self) -> int:
+        """Answers made for each prompt; the `choices` most likely of them are given."""
+        return self.best_of or self.choices
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
@@ -60,10 +70,12 @@ class CompletionRequest(SharedFields):
         return self.prompt
 
     def text_requests(self, llm: Llama) -> list[TextRequest]:
-        """One request for each choice of each prompt, choices of a prompt together."""
+        """One request for each sample of each prompt, samples of a prompt together."""
         options = self.options()
         options["max_tokens"] = self.max_tokens or None
         options["top_logprobs"] = self.logprobs
+        if self.samples > self.choices and self.logprobs is None:
+            options["top_logprobs"] = 0  # to tell which are the best
         requests: list[TextRequest] = []
         for prompt in self.prompts:
             first = llm.completion_request(
@@ -77,13 +89,13 @@ class CompletionRequest(SharedFields):
                 dataclasses.replace(
                     first, sampling=dataclasses.replace(first.sampling, seed=self.seed_of(choice))
                 )
-                for choice in range(self.choices)
+                for choice in range(self.samples)
             ]
         return requests
 
     def echoed(self, llm: Llama, requests: Sequence[TextRequest]) -> list[str]:
-        """What each choice's text begins with: its prompt, with `echo`."""
+        """What each sample's text begins with: its prompt, with `echo`."""
         if not self.echo:
             return [""] * len(requests)
-        prompts = [prompt for prompt in self.prompts for _ in range(self.choices)]
+        prompts = [prompt for prompt in self.prompts for _ in range(self.samples)]
         return [prompt if isinstance(prompt, str) else llm.detokenize(prompt) for prompt in prompts]

@@ -1,5 +1,6 @@
 """POST /v1/completions: pieces of answers to OpenAI's JSON, whole and as events."""
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -26,15 +27,15 @@ async def whole(
     asked: CompletionRequest, served: Served, requests: Sequence[TextRequest], echoed: Sequence[str]
 ) -> dict[str, Any]:
     """The answer when all of it is there."""
-    pieces, usage = await collected(served, requests, asked.choices)
-    choices = []
-    for index, own in enumerate(pieces):
+    pieces, usage = await collected(served, requests, asked.samples)
+    choices: list[dict[str, Any]] = []
+    for place in _best(pieces, asked.samples, asked.choices):
+        own = pieces[place]
         table = LogprobTable(served.llm, asked.logprobs)
         for piece in own:
             table.add(piece)
-        choices.append(
-            _choice(index, echoed[index] + joined_text(own), table.take(), finish_of(own[-1]))
-        )
+        text = echoed[place] + joined_text(own)
+        choices.append(_choice(len(choices), text, table.take(), finish_of(own[-1])))
     return {
         **_heading(served).fields("text_completion"),
         "choices": choices,
@@ -65,6 +66,24 @@ async def events(
     if asked.wants_usage:
         yield event({**head, "choices": [], "usage": usage.value})
     yield b"data: [DONE]\n\n"
+
+
+def _best(pieces: Sequence[Sequence[Piece]], samples: int, choices: int) -> list[int]:
+    """Of each prompt's samples the most likely by mean logprob of a token, as OpenAI defines it."""
+
+    def likelihood(place: int) -> float:
+        found = [t.logprob for piece in pieces[place] for t in piece.logprobs or ()]
+        known = [logprob for logprob in found if logprob is not None]
+        return sum(known) / len(known) if known else -math.inf
+
+    best: list[int] = []
+    for first in range(0, len(pieces), samples):
+        places = range(first, first + samples)
+        if samples > choices:
+            best += sorted(places, key=likelihood, reverse=True)[:choices]
+        else:
+            best += places
+    return best
 
 
 def _choice(

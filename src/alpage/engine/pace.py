@@ -1,0 +1,43 @@
+"""How many rows of prompts run beside answers, so that answers keep coming in time."""
+
+from alpage.core.errors import UsageError
+
+
+class Pace:
+    """The chunk of prompt rows in a step that also holds answers, from how long steps took.
+
+    `target` is the time between two tokens of an answer, in seconds, that 95 % of the steps
+    should keep; `most` bounds the rows. A step that took too long makes the next chunk smaller, by
+    a tenth at least; one that kept the target makes it larger by 0.3 %, or more where much time
+    was left. So about one step in thirty is too long. Attention over long prompts, other
+    programs and slower machines are all in what a step took. At least `least` rows run, so a
+    prompt ends even where the answers alone take longer than the target.
+    """
+
+    def __init__(self, target: float, *, most: int, least: int = 16) -> None:
+        if not 0 < target <= 3600:
+            raise UsageError(f"the inter-token target must be above 0 seconds, not {target}")
+        self._target = target
+        self._most = most
+        self._least = min(least, most)
+        self._rows: float = min(64, most)
+
+    @property
+    def rows(self) -> int:
+        """Rows of prompts for the next step that holds answers."""
+        return int(self._rows)
+
+    def observe(self, answers: int, prompts: int, seconds: float) -> None:
+        """A step of `answers` and `prompts` rows took `seconds`."""
+        if prompts < self._least or seconds <= 0:
+            return
+        left = self._target / seconds
+        if not answers:  # the first prompt tells what a row costs
+            self._set(min(self._rows, 0.6 * prompts * left))
+        elif left < 1:
+            self._set(min(self._rows, prompts) * max(0.5, min(0.9, left)))
+        elif prompts >= self.rows:
+            self._set(self._rows * min(1.25, max(1.003, 0.6 * left)))
+
+    def _set(self, rows: float) -> None:
+        self._rows = min(max(rows, float(self._least)), float(self._most))
