@@ -12,6 +12,7 @@ from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
 
 if TYPE_CHECKING:
+    from alpage.core.types import KvType
     from alpage.engine.load import EngineName
     from alpage.llama import Llama
 
@@ -53,6 +54,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     cache_tokens: int | None = None,
+    kv_type: "KvType" = "bf16",
 ) -> "Llama":
     """`Llama.load` for a command: a name that is not here yet is fetched as `ready` does."""
     from alpage.llama import Llama  # help and errors of usage need no engine
@@ -63,6 +65,7 @@ def load(
         threads=threads,
         context=context,
         cache_tokens=cache_tokens,
+        kv_type=kv_type,
     )
 
 

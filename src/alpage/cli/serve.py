@@ -11,7 +11,7 @@ import typer
 from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.catalogue.resolve import is_name
 from alpage.cli.loading import load
-from alpage.cli.options import Context, Engine, Threads
+from alpage.cli.options import Context, Engine, KvType, Threads
 from alpage.cli.output import note, say
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
@@ -62,6 +62,7 @@ def command(
     threads: Threads = None,
     context: Context = None,
     engine: Engine = "native",
+    kv_type: KvType = "bf16",
     json: Json = False,
 ) -> None:
     """Serve models over HTTP, with an OpenAI-compatible API, until Ctrl-C.
@@ -75,7 +76,7 @@ def command(
             note(f"alpage: {told}")
         loaded: dict[str, Llama] = {}
         for name, model in wanted.items():
-            llm = load(model, engine=engine, threads=threads, context=context)
+            llm = load(model, engine=engine, threads=threads, context=context, kv_type=kv_type)
             loaded[name] = stack.enter_context(llm)
         url = url_of(sock, host)
 

@@ -16,6 +16,9 @@ FinishReason = Literal["stop", "length", "context", "cancelled"]
 ContextPolicy = Literal["stop", "shift"]
 """What happens when the context is full: end the answer, or drop the oldest tokens and go on."""
 
+KvType = Literal["bf16", "int8"]
+"""Numbers of the key/value cache. int8: with one scale for each token, layer and head."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
