@@ -22,6 +22,12 @@ template <class T, int dimensions>
 using In = nb::ndarray<const T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
 using Ids = In<int32_t, 1>;
 
+alpage::KvType kv_type(const std::string& name) {
+    if (name == "bf16") return alpage::KvType::bf16;
+    if (name == "int8") return alpage::KvType::int8;
+    throw nb::value_error("kv must be 'bf16' or 'int8'");
+}
+
 class PyModel {
 public:
     PyModel(int64_t vocab_size, int64_t dim, int64_t n_layers, int64_t n_heads, int64_t n_kv_heads,
@@ -59,6 +65,26 @@ public:
         const size_t width = static_cast<size_t>(hidden ? shape.dim : shape.vocab_size);
         // The array borrows the model's buffer, and keeps the model alive.
         return {const_cast<float*>(result), {outputs.size(), width}, nb::find(this)};
+    }
+
+    nb::bytes read_page(int64_t page) const {
+        const size_t size = model.page_bytes();
+        const nb::object bytes =
+            nb::steal(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+        if (!bytes.is_valid()) throw nb::python_error();
+        uint8_t* out = reinterpret_cast<uint8_t*>(PyBytes_AsString(bytes.ptr()));
+        {
+            nb::gil_scoped_release release;
+            model.read_page(page, out, size);
+        }
+        return nb::cast<nb::bytes>(bytes);
+    }
+
+    void write_page(int64_t page, nb::bytes data) {
+        const uint8_t* in = static_cast<const uint8_t*>(data.data());
+        const size_t size = data.size();
+        nb::gil_scoped_release release;
+        model.write_page(page, in, size);
     }
 
     // A copy, which lives on when the model is gone.
@@ -136,6 +162,7 @@ int encode(In<uint8_t, 1> weights, int from, int64_t rows, int64_t columns, int 
 NB_MODULE(_native, m) {
     m.doc() = "Alpage's native core: a Llama model on the CPU, and a token sampler.";
     m.attr("PAGE_TOKENS") = alpage::page_tokens;
+    m.attr("CACHE_LAYOUT") = alpage::cache_layout;
     m.def("available_isas", &alpage::kernel_names,
           "Instruction sets that this machine runs, the plainest first.");
     nb::class_<PyModel>(m, "Model", "Weights in panels with a paged key/value cache.")
@@ -149,9 +176,16 @@ NB_MODULE(_native, m) {
              [](PyModel& self, const std::string& name, int64_t layer, In<float, 1> data) {
                  return self.model.set_vector(name, layer, data.data(), data.size());
              }, "name"_a, "layer"_a, "data"_a)
-        .def("finish", [](PyModel& self, int64_t pages) { self.model.finish(pages); }, "pages"_a)
+        .def("finish",
+             [](PyModel& self, int64_t pages, const std::string& kv) {
+                 self.model.finish(pages, kv_type(kv));
+             }, "pages"_a, "kv"_a = "bf16")
         .def("forward", &PyModel::forward, "tokens"_a, "positions"_a, "sequences"_a,
              "page_tables"_a, "outputs"_a, "hidden"_a, nb::rv_policy::reference)
+        .def("read_page", &PyModel::read_page, "page"_a)
+        .def("write_page", &PyModel::write_page, "page"_a, "data"_a)
+        .def("weight_digest", [](const PyModel& self) { return self.model.weight_digest(); },
+             nb::call_guard<nb::gil_scoped_release>())
         .def("observe", [](PyModel& self) { self.model.observe(); })
         .def("squares", &PyModel::squares, "name"_a, "layer"_a)
         .def("observed_rows",
@@ -163,6 +197,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("isa", [](const PyModel& self) { return self.model.isa(); })
         .def_prop_ro("threads", [](const PyModel& self) { return self.model.threads(); })
         .def_prop_ro("weight_bytes", [](const PyModel& self) { return self.model.weight_bytes(); })
+        .def_prop_ro("page_bytes", [](const PyModel& self) { return self.model.page_bytes(); })
         .def_prop_ro("cache_bytes", [](const PyModel& self) { return self.model.cache_bytes(); });
     m.def("read_rate", &alpage::read_rate, "threads"_a, "size"_a,
           nb::call_guard<nb::gil_scoped_release>());

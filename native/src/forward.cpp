@@ -336,6 +336,7 @@ void Forward::attend_chunk(const Tile& tile, int64_t kv_head, int64_t layer, int
                 static_cast<int>(std::clamp<int64_t>(visible, 0, attention_chunk));
         }
     }
+    part.type = cache_.type();
     part.keys = cache_.keys(layer, kv_head);
     part.values = cache_.values(layer, kv_head);
     part.key_stride = cache_.key_stride();

@@ -6,6 +6,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "digest.h"
 #include "forward.h"
 
 namespace alpage {
@@ -123,7 +124,7 @@ bool Model::set_vector(const std::string& name, int64_t layer, const float* data
     return true;
 }
 
-void Model::finish(int64_t pages) {
+void Model::finish(int64_t pages, KvType kv) {
     Weights& w = parts_->weights;
     if (pages < 1 || pages > int64_t{1} << 31) refuse("pages must be 1 to 2^31");
     bool whole = !w.embedding.empty() && !w.norm.empty();
@@ -138,7 +139,7 @@ void Model::finish(int64_t pages) {
                             static_cast<double>(w.shape.n_layers * w.shape.n_kv_heads) *
                             static_cast<double>(w.shape.head_dim + 15);
     if (elements > 0x1p60) throw std::bad_alloc();
-    parts_->cache = KvCache(w.shape, pages);
+    parts_->cache = KvCache(w.shape, pages, kv);
     parts_->forward = std::make_unique<Forward>(w, *parts_->pool, *parts_->kernels, parts_->cache);
     parts_->squares.reset();
     parts_->times.reset();
@@ -191,6 +192,72 @@ int Model::threads() const { return parts_->pool->size(); }
 int64_t Model::pages() const { return parts_->cache.pages(); }
 size_t Model::weight_bytes() const { return parts_->weights.bytes(); }
 size_t Model::cache_bytes() const { return parts_->cache.bytes(); }
+
+namespace {
+
+void check_page(const KvCache& cache, int64_t page, size_t size) {
+    if (page < 0 || page >= cache.pages()) {
+        throw std::out_of_range("page " + std::to_string(page) + " of " +
+                                std::to_string(cache.pages()));
+    }
+    if (size != cache.page_bytes()) {
+        refuse("a page has " + std::to_string(cache.page_bytes()) + " bytes, not " +
+               std::to_string(size));
+    }
+}
+
+}  // namespace
+
+size_t Model::page_bytes() const { return parts_->cache.page_bytes(); }
+
+void Model::read_page(int64_t page, uint8_t* out, size_t size) const {
+    check_page(parts_->cache, page, size);
+    parts_->cache.read_page(page, out);
+}
+
+void Model::write_page(int64_t page, const uint8_t* in, size_t size) {
+    check_page(parts_->cache, page, size);
+    parts_->cache.write_page(page, in);
+}
+
+uint64_t Model::weight_digest() const {
+    if (!parts_->forward) refuse("finish() comes before weight_digest()");
+    const Weights& w = parts_->weights;
+    const ModelShape& s = w.shape;
+    std::vector<uint64_t> found;
+    for (int64_t size : {s.vocab_size, s.dim, s.n_layers, s.n_heads, s.n_kv_heads, s.head_dim,
+                         s.ffn_dim}) {
+        found.push_back(static_cast<uint64_t>(size));
+    }
+    found.push_back(std::bit_cast<uint32_t>(s.norm_eps));
+    found.push_back(digest(s.inverse_frequencies));
+    found.push_back(digest(w.norm));
+    std::vector<const Matrix*> matrices{&w.embedding, &w.output};
+    for (const LayerWeights& l : w.layers) {
+        found.push_back(digest(l.attention_norm));
+        found.push_back(digest(l.ffn_norm));
+        matrices.insert(matrices.end(), {&l.wq, &l.wk, &l.wv, &l.wo, &l.w1, &l.w2, &l.w3});
+    }
+    const size_t begin = found.size();
+    for (const Matrix* m : matrices) {
+        found.push_back(static_cast<uint64_t>(m->type));
+        found.resize(found.size() + static_cast<size_t>(m->panel_count()));
+    }
+    parts_->pool->run([&](int id) {
+        size_t first = begin;
+        for (const Matrix* m : matrices) {
+            ++first;  // behind the type
+            parts_->pool->share(id, m->panel_count(), [&](int64_t panel) {
+                found[first + static_cast<size_t>(panel)] =
+                    digest(m->data.data() + panel * m->panel_bytes,
+                           static_cast<size_t>(m->panel_bytes));
+            });
+            first += static_cast<size_t>(m->panel_count());
+            parts_->pool->barrier();
+        }
+    });
+    return digest(found);
+}
 
 void Model::observe() {
     const ModelShape& s = parts_->weights.shape;

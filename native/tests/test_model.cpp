@@ -20,6 +20,7 @@ struct Recipe {
     TensorType type = TensorType::Q4_1;
     bool tied = true;
     int64_t pages = 64;
+    KvType kv = KvType::bf16;
 };
 
 ModelShape shape_of(const Recipe& r) {
@@ -31,9 +32,10 @@ ModelShape shape_of(const Recipe& r) {
     return shape;
 }
 
-std::unique_ptr<Model> make(const Recipe& r, int threads = 1, const std::string& isa = "") {
+std::unique_ptr<Model> make(const Recipe& r, int threads, const std::string& isa,
+                            const ModelShape& shape) {
     Rng rng(77);
-    auto model = std::make_unique<Model>(shape_of(r), threads, isa);
+    auto model = std::make_unique<Model>(shape, threads, isa);
     const auto set = [&](const char* name, int64_t layer, int64_t rows, int64_t columns) {
         const double size = 1 / std::sqrt(static_cast<double>(columns));
         const FileMatrix file = random_matrix(rng, r.type, rows, columns, Style::normal, size);
@@ -59,8 +61,27 @@ std::unique_ptr<Model> make(const Recipe& r, int threads = 1, const std::string&
         set("w2", l, r.dim, r.ffn);
     }
     set_norm("norm", 0);
-    model->finish(r.pages);
+    model->finish(r.pages, r.kv);
     return model;
+}
+
+std::unique_ptr<Model> make(const Recipe& r, int threads = 1, const std::string& isa = "") {
+    return make(r, threads, isa, shape_of(r));
+}
+
+// Logits of the tokens from `begin` on of one sequence in these pages, in one pass.
+std::vector<float> steps_of(Model& model, const std::vector<int32_t>& tokens, int32_t begin,
+                            const std::vector<int32_t>& pages) {
+    const int64_t rows = static_cast<int64_t>(tokens.size()) - begin;
+    std::vector<int32_t> outputs(static_cast<size_t>(rows)), positions(outputs);
+    const std::vector<int32_t> sequences(outputs);
+    std::iota(outputs.begin(), outputs.end(), 0);
+    std::iota(positions.begin(), positions.end(), begin);
+    const float* logits = model.forward(
+        {rows, tokens.data() + begin, positions.data(), sequences.data(), pages.data(), 1,
+         static_cast<int64_t>(pages.size()), outputs.data(), rows},
+        false);
+    return {logits, logits + rows * model.shape().vocab_size};
 }
 
 // Feeds sequences piece by piece, each with its own random pages, and keeps all logits.
@@ -193,12 +214,19 @@ std::vector<Recipe> recipes() {
     odd.dim = 45, odd.heads = 3, odd.kv_heads = 1, odd.head_dim = 10, odd.ffn = 61, odd.vocab = 33;
     odd.type = TensorType::BF16, odd.tied = false;
     all.push_back(odd);
+    const size_t shapes = 7;  // the last of them once more, with the other cache
+    for (size_t i = all.size() - shapes, end = all.size(); i < end; ++i) {
+        Recipe other = all[i];
+        other.kv = KvType::int8;
+        all.push_back(other);
+    }
     return all;
 }
 
 std::string name_of(const Recipe& r, const std::string& isa, int threads) {
     return std::string(type_name(r.type)) + " heads " + std::to_string(r.heads) + "/" +
-           std::to_string(r.kv_heads) + " " + isa + " threads " + std::to_string(threads);
+           std::to_string(r.kv_heads) + (r.kv == KvType::int8 ? " int8 cache " : " ") + isa +
+           " threads " + std::to_string(threads);
 }
 
 }  // namespace
@@ -227,9 +255,7 @@ TEST(logits_are_the_same_bits_in_any_company_and_with_any_threads) {
 }
 
 TEST(long_texts_are_the_same_bits_in_any_pieces_and_with_any_threads) {
-    Recipe r;  // past 256 tokens attention works in chunks, split over threads where rows are few
-    r.layers = 1;
-    for (const std::string& isa : kernel_names()) {
+    const auto check = [](const Recipe& r, const std::string& isa) {
         Rng rng(10);
         const auto model = make(r, 1, isa);
         std::vector<std::vector<int32_t>> texts;
@@ -242,7 +268,88 @@ TEST(long_texts_are_the_same_bits_in_any_pieces_and_with_any_threads) {
             const auto other = make(r, threads, isa);
             check_company(name_of(r, isa, threads), *other, rng, texts, wanted);
         }
+    };
+    Recipe r;  // past 256 tokens attention works in chunks, split over threads where rows are few
+    r.layers = 1;
+    for (KvType kv : {KvType::bf16, KvType::int8}) {
+        r.kv = kv;
+        for (const std::string& isa : kernel_names()) check(r, isa);
     }
+}
+
+TEST(pages_read_and_written_elsewhere_give_the_same_bits) {
+    for (KvType kv : {KvType::bf16, KvType::int8}) {
+        for (const std::string& isa : kernel_names()) {
+            Recipe r;
+            r.kv = kv;
+            if (kv == KvType::int8) r.head_dim = 22, r.type = TensorType::F32;
+            const auto one = make(r, 1, isa), two = make(r, 3, isa);
+            Rng rng(13);
+            const std::vector<int32_t> tokens = random_tokens(rng, 39, r.vocab);
+            const std::vector<float> whole = steps_of(*one, tokens, 0, {5, 2, 7});
+            steps_of(*two, random_tokens(rng, 48, r.vocab), 0, {1, 3, 9});  // pages are used again
+            std::vector<uint8_t> page(one->page_bytes());
+            const auto move = [&](int64_t from, int64_t to) {
+                one->read_page(from, page.data(), page.size());
+                two->write_page(to, page.data(), page.size());
+            };
+            move(5, 1);
+            move(2, 63);
+            const std::vector<float> rest = steps_of(*two, tokens, 32, {1, 63, 9});
+            const std::vector<float> wanted(whole.end() - static_cast<int64_t>(rest.size()),
+                                            whole.end());
+            CHECK(rest.size() == static_cast<size_t>(7 * r.vocab), rest.size());
+            CHECK(check::same_bits(rest, wanted), name_of(r, isa, 3));
+            CHECK(one->cache_bytes() == page.size() * static_cast<size_t>(r.pages), page.size());
+            CHECK_THROWS(one->read_page(64, page.data(), page.size()), std::out_of_range);
+            CHECK_THROWS(one->write_page(-1, page.data(), page.size()), std::out_of_range);
+            CHECK_THROWS(one->read_page(0, page.data(), page.size() - 1), std::invalid_argument);
+            CHECK_THROWS(one->write_page(0, page.data(), page.size() + 1), std::invalid_argument);
+            CHECK(check::same_bits(steps_of(*two, tokens, 32, {1, 63, 9}), wanted), "afterwards");
+        }
+    }
+}
+
+TEST(weight_digests_tell_models_apart_and_nothing_else) {
+    Recipe r;
+    r.tied = false;
+    const auto model = make(r);
+    const uint64_t first = model->weight_digest();
+    CHECK(first == model->weight_digest(), "again");
+    for (int threads : {1, 2, 5}) {
+        Recipe same = r;
+        same.kv = KvType::int8, same.pages = 3;
+        CHECK(make(same, threads, "scalar")->weight_digest() == first, threads);
+    }
+    std::vector<uint64_t> found{first, make(Recipe())->weight_digest()};
+    Recipe other = r;
+    other.type = TensorType::Q4_0;
+    found.push_back(make(other)->weight_digest());
+    other = r;
+    other.layers = 1;
+    found.push_back(make(other)->weight_digest());
+    ModelShape shape = shape_of(r);
+    shape.inverse_frequencies[3] *= 1 + 1e-9;
+    found.push_back(make(r, 1, "", shape)->weight_digest());
+    shape = shape_of(r);
+    shape.norm_eps = 1e-6f;
+    found.push_back(make(r, 1, "", shape)->weight_digest());
+    std::vector<float> norm(static_cast<size_t>(r.dim), 1);
+    for (const char* name : {"attention_norm", "ffn_norm", "norm"}) {
+        norm[static_cast<size_t>(r.dim) - 1] += 1e-6f;
+        model->set_vector(name, 1, norm.data(), norm.size());
+        found.push_back(model->weight_digest());
+    }
+    const std::vector<int64_t> rows{r.heads * r.head_dim, r.dim};
+    for (int64_t byte : {int64_t{0}, r.dim / 32 * 20 - 1, rows[0] * r.dim / 32 * 20 - 1}) {
+        std::vector<uint8_t> bytes(static_cast<size_t>(rows[0] * r.dim / 32 * 20));
+        bytes[static_cast<size_t>(byte)] = 1;  // of a Q4_1 matrix: 20 bytes for 32 weights
+        model->set_matrix("wq", 1, r.type, rows[0], r.dim, bytes.data(), bytes.size(), nullptr, 0);
+        found.push_back(model->weight_digest());
+    }
+    std::sort(found.begin(), found.end());
+    CHECK(std::adjacent_find(found.begin(), found.end()) == found.end(), "two are alike");
+    CHECK_THROWS(Model(shape, 1, "").weight_digest(), std::invalid_argument);
 }
 
 TEST(instruction_sets_agree) {
@@ -268,7 +375,9 @@ TEST(instruction_sets_agree) {
             }
             // Another order of additions moves a value by 1e-7; where that moves an activation's
             // integer or a key's bf16 by one step, it moves the logits by up to 2^-9 of a part.
-            CHECK(rms < 2e-3 && worst < 2e-2 * size,
+            // A step of an int8 key is 2^-7 of the largest.
+            const double steps = r.kv == KvType::int8 ? 4 : 1;
+            CHECK(rms < 2e-3 * steps && worst < 2e-2 * steps * size,
                   name_of(r, isa, 2) << " " << rms << " " << worst);
         }
     }

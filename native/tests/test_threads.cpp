@@ -33,6 +33,41 @@ TEST(every_index_is_given_out_once_between_barriers) {
     }
 }
 
+TEST(shared_indices_are_given_out_once_between_barriers) {
+    for (int size : {1, 2, 3, 8, 13}) {
+        ThreadPool pool(size);
+        for (int64_t count : {0, 1, 2, 5, 12, 13, 14, 100}) {
+            for (int round = 0; round < 20; ++round) {
+                const size_t cells = static_cast<size_t>(count);
+                std::vector<int> first(cells), second(cells), third(cells);  // plain, as above
+                std::atomic<int64_t> outside{0}, wrong{0};
+                pool.run([&](int thread) {
+                    const auto count_in = [&](std::vector<int>& cell, int64_t index) {
+                        if (index < 0 || index >= count) ++outside;
+                        else cell[static_cast<size_t>(index)] += 1;
+                    };
+                    pool.share(thread, count, [&](int64_t i) { count_in(first, i); });
+                    pool.barrier();
+                    pool.share(thread, count, [&](int64_t i) {
+                        // What another thread wrote before the barrier.
+                        wrong += first[static_cast<size_t>(count - 1 - i)] != 1;
+                        count_in(second, i);
+                    });
+                    pool.barrier();
+                    // One loop of each kind after the other.
+                    for (int64_t i = pool.next(); i < count; i = pool.next()) count_in(third, i);
+                    pool.barrier();
+                    pool.share(thread, count, [&](int64_t i) { count_in(third, i); });
+                });
+                const std::vector<int> once(cells, 1), twice(cells, 2);
+                CHECK(outside == 0 && wrong == 0, "size " << size << " count " << count);
+                CHECK(first == once && second == once && third == twice,
+                      "size " << size << " count " << count << " round " << round);
+            }
+        }
+    }
+}
+
 TEST(each_thread_runs_once_and_run_waits_for_all) {
     ThreadPool pool(4);
     int64_t sums[4] = {0, 0, 0, 0};

@@ -45,6 +45,23 @@ def test_the_reference_gives_the_same(
     assert values[0] == pytest.approx(values[1], rel=0.02)
 
 
+def test_the_type_of_the_cache(
+    novel: Path, smollm2_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["perplexity", str(smollm2_path), str(novel), "--context", "64", "--chunks", "2",
+                 "--threads", "1", "--json", "--kv-type"]  # fmt: skip
+    found = {}
+    for kv in ("bf16", "int8"):
+        assert main([*arguments, kv]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["kv_type"] == kv
+        found[kv] = facts["value"]
+    assert found["int8"] != found["bf16"]
+    assert found["int8"] == pytest.approx(found["bf16"], rel=0.02)
+    assert main([*arguments, "int8", "--engine", "torch"]) == 2
+    assert "the engine 'torch' has no int8 cache" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_said_with_the_exit_code(
     tmp_path: Path, smollm2_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,19 @@ class FakeRunner:
     def hidden(self, batch: StepBatch) -> NDArray[np.float32]:
         return self._run(batch, DIM)
 
+    @property
+    def cache_fingerprint(self) -> str:
+        return f"fake-{self.page_size}"
+
+    def read_page(self, page: int) -> bytes:
+        assert 0 <= page < self.page_count
+        return bytes(self.cells[page].tobytes())
+
+    def write_page(self, page: int, data: bytes) -> None:
+        assert 0 <= page < self.page_count
+        assert len(data) == self.cells[page].nbytes, "not a page of this cache"
+        self.cells[page] = np.frombuffer(data, np.int32)
+
     def close(self) -> None:
         assert not self.closed
         self.closed = True
@@ -96,6 +109,20 @@ class FakeRunner:
         if width == VOCAB:
             noise[NAN_TOKEN] = -1e9  # never sampled
         return noise.astype(np.float32)
+
+
+class Stateless:
+    """The cache of a runner whose answers do not depend on one: pages of no bytes."""
+
+    cache_fingerprint = "stateless"
+
+    def read_page(self, page: int) -> bytes:
+        assert page >= 0
+        return b""
+
+    def write_page(self, page: int, data: bytes) -> None:
+        assert page >= 0
+        assert data == b""
 
 
 def expected_logits(tokens: list[int]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alpage.core.types import SamplingParams
+from alpage.core.types import KvType, SamplingParams
 from alpage.engine.native import NativeRunner, sample_row
 from alpage.engine.protocol import Request, Runner, TokenEvent
 from alpage.engine.scheduler import Limits, Scheduler
@@ -16,14 +16,15 @@ PAGES = 9
 PROMPTS = [list(range(1000 + 31 * n, 1012 + 32 * n)) for n in range(5)]
 
 
-@pytest.fixture(scope="module", params=["native", "torch"])
+@pytest.fixture(scope="module", params=["native", "int8", "torch"])
 def runner(request: pytest.FixtureRequest, smollm2_path: Path) -> Iterator[Runner]:
     with open_model(smollm2_path) as source:
         made: Runner
-        if request.param == "native":
-            made = NativeRunner(source, threads=2, context_tokens=PAGES * 16)
-        else:
+        if request.param == "torch":
             made = TorchRunner.load(source, page_count=PAGES)
+        else:
+            kv: KvType = "int8" if request.param == "int8" else "bf16"
+            made = NativeRunner(source, threads=2, context_tokens=PAGES * 16, kv=kv)
     yield made
     made.close()
 

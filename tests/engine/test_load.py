@@ -7,9 +7,10 @@ import pytest
 
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, ResourceError, UsageError
-from alpage.engine import memory
+from alpage.engine import load, memory
 from alpage.engine.load import Room, load_engine, plan_room
 from alpage.engine.memory import available_memory
+from alpage.engine.native import NativeRunner
 from alpage.weights.source import open_model
 
 CONFIG = LlamaConfig(
@@ -41,6 +42,27 @@ def test_with_less_room_the_cache_shrinks_and_then_the_default_context() -> None
     for_cache = 1000 * TOKEN
     assert plan(int((GB + for_cache) / 0.9) + 10) == Room(1000, 1008)
     assert plan(int((GB + for_cache) / 0.9) + 10, context=1000).context == 1000
+
+
+def test_an_int8_cache_has_room_for_nearly_twice_the_tokens(
+    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = {}
+    with open_model(smollm2_path) as source:
+        left = source.weight_bytes + 600 * source.config.kv_bytes_per_token(2)
+        monkeypatch.setattr(load, "available_memory", lambda: round(left / 0.9) + 10)
+        for kv in ("bf16", "int8"):
+            engine = load_engine(source, threads=1, kv=kv)
+            runner = engine.runner
+            assert isinstance(runner, NativeRunner)
+            assert runner.cache_bytes <= 616 * source.config.kv_bytes_per_token(2)
+            pages[kv] = runner.page_count
+            engine.close()
+        with pytest.raises(UsageError, match="the engine 'torch' has no int8 cache"):
+            load_engine(source, engine="torch", kv="int8")
+        with pytest.raises(UsageError, match="'bf16' or 'int8', not 'int4'"):
+            load_engine(source, kv="int4")  # type: ignore[arg-type]
+    assert pages == {"bf16": 38, "int8": 71}  # 600 and 600 * 2 / (1 + 4 / 64) tokens
 
 
 def test_what_was_asked_for_and_does_not_fit_is_refused_with_the_numbers() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.parity.models import CONFIG, gguf_file, logits_of, pieces, random_weights
+from tests.parity.models import CONFIG, deviation, gguf_file, logits_of, pieces, random_weights
 
 from alpage.core.errors import CapacityError, FormatError, InternalError, UsageError
-from alpage.core.types import SamplingParams
+from alpage.core.types import KvType, SamplingParams
 from alpage.engine.engine import Engine
 from alpage.engine.load import load_engine
 from alpage.engine.native import (
@@ -49,12 +49,25 @@ def test_what_it_says_of_itself(source: ModelSource) -> None:
     assert runner.cache_bytes == 7 * 16 * CONFIG.kv_bytes_per_token()
 
 
-def test_threads_and_pieces_change_no_bit(source: ModelSource) -> None:
+@pytest.mark.parametrize("kv", ["bf16", "int8"])
+def test_threads_and_pieces_change_no_bit(source: ModelSource, kv: KvType) -> None:
+    def make(threads: int, isa: str) -> NativeRunner:
+        return NativeRunner(source, threads=threads, context_tokens=64, isa=isa, kv=kv)
+
     for isa in available_isas():
-        whole = logits_of(NativeRunner(source, threads=1, context_tokens=64, isa=isa), TOKENS)
+        whole = logits_of(make(1, isa), TOKENS)
         for threads, size in ((2, 60), (3, 7), (1, 1)):
-            runner = NativeRunner(source, threads=threads, context_tokens=64, isa=isa)
-            assert np.array_equal(logits_of(runner, TOKENS, size), whole)
+            assert np.array_equal(logits_of(make(threads, isa), TOKENS, size), whole)
+
+
+def test_an_int8_cache_takes_half_the_bytes_and_moves_logits_little(source: ModelSource) -> None:
+    for isa in available_isas():
+        bf16 = NativeRunner(source, threads=1, context_tokens=64, isa=isa)
+        int8 = NativeRunner(source, threads=1, context_tokens=64, isa=isa, kv="int8")
+        assert int8.cache_bytes / bf16.cache_bytes == (1 + 4 / CONFIG.head_dim) / 2
+        assert 1e-5 < deviation(logits_of(int8, TOKENS), logits_of(bf16, TOKENS)) < 0.02
+    with pytest.raises(UsageError, match="'bf16' or 'int8', not 'fp8'"):
+        NativeRunner(source, context_tokens=64, kv="fp8")  # type: ignore[arg-type]
 
 
 def test_times_of_stages_add_up_to_the_pass(source: ModelSource) -> None:

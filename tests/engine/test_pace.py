@@ -6,6 +6,7 @@ import pytest
 
 from alpage.core.errors import UsageError
 from alpage.engine.pace import Pace
+from alpage.engine.scheduler import Limits
 
 
 class Machine:
@@ -73,6 +74,6 @@ def test_rests_of_prompts_teach_nothing_about_large_chunks() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UsageError, match="above 0 seconds, not 0"):
-        Pace(0, most=512)
+        Limits(inter_token=0)
     with pytest.raises(UsageError, match="not nan"):
-        Pace(float("nan"), most=512)
+        Limits(inter_token=float("nan"))

@@ -127,6 +127,20 @@ def test_perplexity_is_the_references(
     assert abs(found / exact - 1) < 0.002
 
 
+def test_an_int8_cache_moves_the_logits_by_a_few_hundredths(
+    source: ModelSource, native: NativeRunner, tokenizer: Tokenizer
+) -> None:
+    tokens = tokenizer.encode(" ".join(PROMPTS[:12]))
+    exact = logits_of(native, tokens)
+    runner = NativeRunner(source, threads=2, context_tokens=len(tokens), kv="int8")
+    found = logits_of(runner, tokens)
+    runner.close()
+    agreed = (found.argmax(axis=1) == exact.argmax(axis=1)).mean()
+    print(f"logits deviate by {deviation(found, exact):.1e} of them, {agreed:.1%} of tokens agree")
+    assert 1e-3 < deviation(found, exact) < 0.04  # 0.018 is measured
+    assert agreed > 0.9
+
+
 def test_each_instruction_set_gives_nearly_the_same_logits(
     source: ModelSource, native: NativeRunner, reference: TorchRunner
 ) -> None:

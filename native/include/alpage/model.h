@@ -30,11 +30,21 @@ public:
     bool set_vector(const std::string& name, int64_t layer, const float* data, size_t size);
     // After all weights: checks that none is missing and allocates `pages` of 16 tokens. Without an
     // "output" matrix the head is tied to the embedding.
-    void finish(int64_t pages);
+    void finish(int64_t pages, KvType kv = KvType::bf16);
 
     // Logits [output_count][vocab_size], or states after the final norm [output_count][dim]. The
     // result is valid until the next call.
     const float* forward(const Batch& batch, bool hidden);
+
+    // A page of the cache as bytes, all 16 slots of all layers, whoever wrote them: page_bytes()
+    // of them, neither more nor fewer. They mean the same to every model with the same
+    // weight_digest(), instruction set, cache type and `cache_layout`.
+    size_t page_bytes() const;
+    void read_page(int64_t page, uint8_t* out, size_t size) const;
+    void write_page(int64_t page, const uint8_t* in, size_t size);
+    // 64 bits of the shape and of every weight, not cryptographic. Reads them all: computed anew in
+    // each call. Throws std::invalid_argument before finish().
+    uint64_t weight_digest() const;
 
     // Calibration: begin to add up squares of what the matrices multiply, from zero; what was added
     // for a matrix, [columns], and over how many rows. The head is "output", tied or not, and its

@@ -57,4 +57,11 @@ struct Batch {
 
 inline constexpr int64_t page_tokens = 16;  // tokens in one page of the key/value cache
 
+// Numbers of the key/value cache. int8: -127 to 127, times one scale a token, layer and head.
+enum class KvType { bf16, int8 };
+
+// Of the bytes of a page: raised with every change of what they mean, or of how the numbers in
+// them are computed, so that pages that were kept are not taken for what they are not.
+inline constexpr int cache_layout = 1;
+
 }  // namespace alpage

@@ -81,17 +81,21 @@ struct MatmulPart {
 
 // Scores and weighted values of up to 24 queries that share a key/value head, over one chunk of at
 // most `attention_chunk` tokens. Key pages are bf16 [head_dim / 2][16][2], value pages bf16
-// [8][head_dim rounded up to 16][2] (pairs of tokens).
+// [8][head_dim rounded up to 16][2] (pairs of tokens). int8 pages begin with the scales of their
+// tokens, float [16]; then come keys [head_dim][16], or values [8][head_dim / 16, rounded up][2]
+// [16]. A token's score and weight are multiplied by its scales: the numbers stay integers.
 inline constexpr int attention_chunk = 256;
 inline constexpr int attention_queries = 24;
+inline constexpr int64_t kv_scale_bytes = page_tokens * 4;
 struct AttentionPart {
     int64_t head_dim;
     int queries;
     const float* q[attention_queries];  // [head_dim], already divided by sqrt(head_dim)
     int visible[attention_queries];     // tokens of this chunk that the query sees, >= 0
-    const uint16_t* keys;               // of the key/value head in page 0
-    const uint16_t* values;
-    int64_t key_stride, value_stride;  // elements from one page to the next
+    KvType type;
+    const uint8_t* keys;  // of the key/value head in page 0
+    const uint8_t* values;
+    int64_t key_stride, value_stride;  // bytes from one page to the next
     const int32_t* pages;      // of this chunk
     float* out;                // [queries][out_stride], sum of exp(score - max) * value
     int64_t out_stride;        // a multiple of 16

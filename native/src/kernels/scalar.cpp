@@ -127,19 +127,48 @@ void swiglu(float* gate, const float* up, int64_t n) {
     for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
+// Numbers of pages, and what they are multiplied by; offsets count numbers.
+struct Bf16Pages {
+    static float number(const uint8_t* page, int64_t at) {
+        return bf16_to_float(load_as<uint16_t>(page + 2 * at));
+    }
+    static float key(const uint8_t* page, int64_t token, int64_t d) {
+        return number(page, (d / 2 * page_tokens + token) * 2 + d % 2);
+    }
+    static float value(const uint8_t* page, int64_t token, int64_t d, int64_t width) {
+        return number(page, (token / 2 * width + d) * 2 + token % 2);
+    }
+    static float scaled(float x, const uint8_t*, int64_t) { return x; }
+};
+
+struct Int8Pages {
+    static float number(const uint8_t* page, int64_t at) {
+        return static_cast<float>(static_cast<int8_t>(page[kv_scale_bytes + at]));
+    }
+    static float key(const uint8_t* page, int64_t token, int64_t d) {
+        return number(page, d * page_tokens + token);
+    }
+    static float value(const uint8_t* page, int64_t token, int64_t d, int64_t width) {
+        return number(page, token / 2 * width * 2 + d / 16 * 32 + token % 2 * 16 + d % 16);
+    }
+    static float scaled(float x, const uint8_t* page, int64_t token) {
+        return x * load_as<float>(page + 4 * token);
+    }
+};
+
+template <class Pages>
 void attend_one(const AttentionPart& part, int query) {
     const int visible = part.visible[query];
     const int64_t padded = (part.head_dim + 15) / 16 * 16;
     float score[attention_chunk], largest = -INFINITY, total = 0;
     for (int t = 0; t < visible; ++t) {
-        const uint16_t* keys = part.keys + part.pages[t / page_tokens] * part.key_stride;
+        const uint8_t* keys = part.keys + part.pages[t / page_tokens] * part.key_stride;
         float dot = 0;
         for (int64_t d = 0; d < part.head_dim; ++d) {
-            const uint16_t key = keys[(d / 2 * page_tokens + t % page_tokens) * 2 + d % 2];
-            dot = std::fma(bf16_to_float(key), part.q[query][d], dot);
+            dot = std::fma(Pages::key(keys, t % page_tokens, d), part.q[query][d], dot);
         }
-        score[t] = dot;
-        largest = std::max(largest, dot);
+        score[t] = Pages::scaled(dot, keys, t % page_tokens);
+        largest = std::max(largest, score[t]);
     }
     float* out = part.out + query * part.out_stride;
     std::fill(out, out + padded, 0.0f);
@@ -147,10 +176,10 @@ void attend_one(const AttentionPart& part, int query) {
         const float p = std::exp(score[t] - largest);
         total += p;
         const int64_t slot = t % page_tokens;
-        const uint16_t* values = part.values + part.pages[t / page_tokens] * part.value_stride;
+        const uint8_t* values = part.values + part.pages[t / page_tokens] * part.value_stride;
+        const float weight = Pages::scaled(p, values, slot);
         for (int64_t d = 0; d < part.head_dim; ++d) {
-            const uint16_t value = values[(slot / 2 * padded + d) * 2 + slot % 2];
-            out[d] = std::fma(p, bf16_to_float(value), out[d]);
+            out[d] = std::fma(weight, Pages::value(values, slot, d, padded), out[d]);
         }
     }
     part.maximum[query] = largest;
@@ -158,7 +187,10 @@ void attend_one(const AttentionPart& part, int query) {
 }
 
 void attention(const AttentionPart& part) {
-    for (int query = 0; query < part.queries; ++query) attend_one(part, query);
+    for (int query = 0; query < part.queries; ++query) {
+        if (part.type == KvType::int8) attend_one<Int8Pages>(part, query);
+        else attend_one<Bf16Pages>(part, query);
+    }
 }
 
 float largest(const float* x, int64_t n) {

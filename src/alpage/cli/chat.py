@@ -32,6 +32,7 @@ def command(
     context_policy: options.Policy = "stop",
     threads: options.Threads = None,
     engine: options.Engine = "native",
+    kv_type: options.KvType = "bf16",
 ) -> None:
     """Talk to a model in the terminal; /help there tells what it understands.
 
@@ -44,7 +45,7 @@ def command(
     )  # fmt: skip
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     path = ready(model)
-    with load(path, engine=engine, threads=threads, context=context) as llm:
+    with load(path, engine=engine, threads=threads, context=context, kv_type=kv_type) as llm:
         if interactive:
             say(
                 f"{title(model, llm)}, {llm.model.quantization}, {llm.context:,} tokens of context"

@@ -12,7 +12,8 @@ from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
 
 if TYPE_CHECKING:
-    from alpage.engine.load import EngineName
+    from alpage.core.types import KvType
+    from alpage.engine.load import EngineName, Scheduling
     from alpage.llama import Llama
 
 
@@ -53,6 +54,8 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     cache_tokens: int | None = None,
+    kv_type: "KvType" = "bf16",
+    scheduling: "Scheduling | None" = None,
 ) -> "Llama":
     """`Llama.load` for a command: a name that is not here yet is fetched as `ready` does."""
     from alpage.llama import Llama  # help and errors of usage need no engine
@@ -63,6 +66,8 @@ def load(
         threads=threads,
         context=context,
         cache_tokens=cache_tokens,
+        kv_type=kv_type,
+        scheduling=scheduling,
     )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from alpage.core.types import ContextPolicy, SamplingParams
+from alpage.core.types import KvType as CacheType
 
 if TYPE_CHECKING:  # help and errors of usage need no engine
     from alpage.llama import SamplingOptions
@@ -41,6 +42,14 @@ Context = Annotated[
     typer.Option(
         metavar="TOKENS",
         help="Room for prompt and answer. Default: the model's, at most 8192.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+KvType = Annotated[
+    CacheType,
+    typer.Option(
+        "--kv-type",
+        help="Numbers of the key/value cache: int8 takes half the memory, a little less exactly.",
         rich_help_panel=_ENGINE,
     ),
 ]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from alpage.cli.loading import load
-from alpage.cli.options import Engine, Json, Threads
+from alpage.cli.options import Engine, Json, KvType, Threads
 from alpage.cli.output import note, print_json, say
 from alpage.core.errors import FormatError, NotFoundError, UsageError
 from alpage.core.paths import storage_errors
@@ -36,6 +36,7 @@ def command(
     context: Chunk = 512,
     chunks: Chunks = None,
     engine: Engine = "native",
+    kv_type: KvType = "bf16",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -47,7 +48,12 @@ def command(
         raise UsageError(f"--context must be at least {LEAST_CONTEXT} tokens, not {context}")
     text = read_text(file)
     with load(
-        model, engine=engine, threads=threads, context=context, cache_tokens=context
+        model,
+        engine=engine,
+        threads=threads,
+        context=context,
+        cache_tokens=context,
+        kv_type=kv_type,
     ) as loaded:
         tokenizer = loaded.tokenizer
         bos = tokenizer.bos_id if tokenizer.add_bos else None
@@ -58,7 +64,10 @@ def command(
             found = perplexity(
                 score, ids, context=context, bos=bos, chunks=chunks, progress=progress
             )
-        facts = {"model": loaded.model.name, "file": str(file), "engine": engine, **asdict(found)}
+        facts = {
+            "model": loaded.model.name, "file": str(file), "engine": engine, "kv_type": kv_type,
+            **asdict(found),
+        }  # fmt: skip
     if json:
         print_json(facts)
         return

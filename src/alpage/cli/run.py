@@ -72,6 +72,7 @@ def command(
     context_policy: options.Policy = "stop",
     threads: options.Threads = None,
     engine: options.Engine = "native",
+    kv_type: options.KvType = "bf16",
 ) -> None:
     """Answer one prompt. Nothing but the answer goes to standard output."""
     if logprobs is not None and not json:
@@ -87,7 +88,7 @@ def command(
     path = ready(model)
     load_code()
     began = time.perf_counter()
-    with load(path, engine=engine, threads=threads, context=context) as llm:
+    with load(path, engine=engine, threads=threads, context=context, kv_type=kv_type) as llm:
         load_seconds = time.perf_counter() - began
         request = _request(llm, prompt, system, raw, stop or [], sampling)
         watch = Stopwatch()

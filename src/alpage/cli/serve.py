@@ -11,11 +11,12 @@ import typer
 from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.catalogue.resolve import is_name
 from alpage.cli.loading import load
-from alpage.cli.options import Context, Engine, Threads
+from alpage.cli.options import Context, Engine, KvType, Threads
 from alpage.cli.output import note, say
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
+from alpage.engine.load import Scheduling
 from alpage.llama import Llama
 from alpage.server.process import open_socket, serve, url_of, warning
 
@@ -45,6 +46,27 @@ Port = Annotated[
         metavar="N", help="Port to listen on; 0 takes any free one.", rich_help_panel=_SERVER
     ),
 ]
+InterToken = Annotated[
+    float,
+    typer.Option(
+        metavar="MS",
+        help="Milliseconds between two tokens of an answer that prompts beside it may cost at "
+        "most, 95 times of 100.",
+        rich_help_panel=_SERVER,
+    ),
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep cached beginnings of prompts there, so that they survive a restart.",
+        rich_help_panel=_SERVER,
+    ),
+]
+CacheMegabytes = Annotated[
+    int,
+    typer.Option(metavar="MB", help="The most that folder may hold.", rich_help_panel=_SERVER),
+]
 Json = Annotated[
     bool,
     typer.Option(
@@ -62,6 +84,10 @@ def command(
     threads: Threads = None,
     context: Context = None,
     engine: Engine = "native",
+    kv_type: KvType = "bf16",
+    inter_token: InterToken = 50.0,
+    cache_folder: CacheFolder = None,
+    cache_megabytes: CacheMegabytes = 1024,
     json: Json = False,
 ) -> None:
     """Serve models over HTTP, with an OpenAI-compatible API, until Ctrl-C.
@@ -69,13 +95,21 @@ def command(
     A model is called by its name in the catalogue, or by its file's name without the ending.
     """
     wanted = names_of(models or [DEFAULT_MODEL])
+    scheduling = Scheduling(
+        inter_token=inter_token / 1000,
+        cache_folder=cache_folder,
+        cache_folder_bytes=cache_megabytes * 1_000_000,
+    )
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(open_socket(host, port))  # a taken port is known at once
         if told := warning(host):
             note(f"alpage: {told}")
         loaded: dict[str, Llama] = {}
         for name, model in wanted.items():
-            llm = load(model, engine=engine, threads=threads, context=context)
+            llm = load(
+                model, engine=engine, threads=threads, context=context, kv_type=kv_type,
+                scheduling=scheduling,
+            )  # fmt: skip
             loaded[name] = stack.enter_context(llm)
         url = url_of(sock, host)
 

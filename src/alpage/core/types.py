@@ -17,6 +17,9 @@ deadline: the time that the request was given is over."""
 ContextPolicy = Literal["stop", "shift"]
 """What happens when the context is full: end the answer, or drop the oldest tokens and go on."""
 
+KvType = Literal["bf16", "int8"]
+"""Numbers of the key/value cache. int8: with one scale for each token, layer and head."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

@@ -1,5 +1,6 @@
 """The thread that drives the scheduler, and the handles through which other threads use it."""
 
+import contextlib
 import functools
 import itertools
 import threading
@@ -25,6 +26,7 @@ from alpage.engine.protocol import (
 )
 from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.scheduler import Limits, Outcome, Scheduler
+from alpage.engine.spill import Spill
 
 EventHandler = Callable[[Event], bool | None]
 """Called in the engine's thread with each event of a request; True ends the request."""
@@ -155,6 +157,9 @@ class _Loop:
         for handler in left:
             _tell(handler, FailEvent(type(reason)(*reason.args)))
         self._handlers.clear()
+        if isinstance(reason, UsageError):  # closed in order: what the cache knows is right
+            with contextlib.suppress(Exception):
+                self.scheduler.save()
         self._runner.close()
 
 
@@ -217,7 +222,8 @@ class Engine:
 
     The engine owns the runner and closes it. `context` (tokens) bounds each request; by default
     the model's own context length. `policy` makes the order of requests (first come, first
-    served), again after each restart: see `restarts`.
+    served), again after each restart: see `restarts`. `spill` keeps cached beginnings of prompts
+    on disk from one engine to the next.
     """
 
     def __init__(
@@ -228,14 +234,17 @@ class Engine:
         limits: Limits | None = None,
         policy: Callable[[], Policy] = Policy,
         sampler: Sampler = sample_reference,
+        spill: Spill | None = None,
     ) -> None:
         self.runner = runner
-        self._loop = _Loop(
-            runner,
-            lambda: Scheduler(
-                runner, context=context, limits=limits, policy=policy(), sampler=sampler
-            ),
-        )
+
+        def scheduler() -> Scheduler:
+            return Scheduler(
+                runner, context=context, limits=limits, policy=policy(), sampler=sampler,
+                spill=spill,
+            )  # fmt: skip
+
+        self._loop = _Loop(runner, scheduler)
         self._numbers = itertools.count()
         self._finalizer = weakref.finalize(self, self._loop.stop)
         self._loop.thread.start()

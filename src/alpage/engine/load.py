@@ -1,13 +1,19 @@
 """From an open model to an engine at work: which runner, and how large its cache."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, ResourceError, UsageError
+from alpage.core.types import KvType
 from alpage.engine.engine import Engine
 from alpage.engine.memory import available_memory
+from alpage.engine.policy import PolicyName, make_policy
 from alpage.engine.protocol import Runner
+from alpage.engine.scheduler import Limits
+from alpage.engine.spill import Spill
 from alpage.weights.source import ModelSource
 
 EngineName = Literal["native", "torch"]
@@ -17,7 +23,7 @@ _LEAST_CONTEXT = 512
 _CONVERSATIONS = 4
 _SHARE = 0.9
 _PAGE = 16
-_KV_BYTES = {"native": 2, "torch": 4}
+_SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,31 @@ class Room:
     cache_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduling:
+    """How many requests share an engine.
+
+    `policy` orders them; `weights` of tenants are for "fair". `inter_token`: seconds between two
+    tokens of an answer that 95 % of the steps should keep while prompts run beside. With
+    `cache_folder` cached beginnings of prompts survive a restart there, up to `cache_folder_bytes`
+    (native only).
+    """
+
+    policy: PolicyName = "first-come"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    inter_token: float = 0.05
+    cache_folder: Path | None = None
+    cache_folder_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        make_policy(self.policy, self.weights)
+        Limits(inter_token=self.inter_token)
+        if self.cache_folder_bytes < 0:
+            raise UsageError(
+                f"cache_folder_bytes must be at least 0, not {self.cache_folder_bytes}"
+            )
+
+
 def load_engine(
     source: ModelSource,
     *,
@@ -36,41 +67,70 @@ def load_engine(
     context: int | None = None,
     cache_tokens: int | None = None,
     isa: str | None = None,
+    kv: KvType = "bf16",
+    scheduling: Scheduling | None = None,
 ) -> Engine:
     """Load the weights of `source`, which may be closed afterwards, and start the engine.
 
     `context` and `cache_tokens` as in `plan_room`. `threads` and `isa` (native only) default to
-    the machine's. Raises UsageError (arguments), CapacityError (memory), FormatError (damaged
-    weights) or ResourceError (an engine that is not installed).
+    the machine's. `kv` (native only) is the type of the cache's numbers. Raises UsageError
+    (arguments), CapacityError (memory), FormatError (damaged weights) or ResourceError (an engine
+    that is not installed).
     """
-    if engine not in _KV_BYTES:
+    if engine not in ("native", "torch"):
         raise UsageError(f"engine is 'native' or 'torch', not {engine!r}")
+    if engine == "torch" and kv != "bf16":
+        raise UsageError(f"the engine 'torch' has no {kv} cache: use the native one, or no type")
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, not {threads}")
     room = plan_room(
         source.config,
         weight_bytes=_weight_bytes(source, engine),
-        kv_bytes=_KV_BYTES[engine],
+        kv_bytes=_kv_bytes(source.config, engine, kv),
         available=available_memory(),
         context=context,
         cache_tokens=cache_tokens,
     )
     # Runners are imported here: the native one loads the compiled core, the other one PyTorch.
-    from alpage.engine.native import NativeRunner, sample_row
+    from alpage.engine.native import NativeRunner
 
     runner: Runner
     if engine == "torch":
         runner = _torch_runner(source, threads, room)
     else:
-        runner = NativeRunner(source, threads=threads, context_tokens=room.cache_tokens, isa=isa)
-    return Engine(runner, context=room.context, sampler=sample_row)
+        runner = NativeRunner(
+            source, threads=threads, context_tokens=room.cache_tokens, isa=isa, kv=kv
+        )
+    return _start(runner, room, scheduling or Scheduling())
+
+
+def _start(runner: Runner, room: Room, scheduling: Scheduling) -> Engine:
+    from alpage.engine.native import sample_row
+
+    try:
+        spill = None
+        if scheduling.cache_folder is not None:
+            spill = Spill(
+                scheduling.cache_folder, runner.cache_fingerprint, scheduling.cache_folder_bytes
+            )
+        return Engine(
+            runner,
+            context=room.context,
+            limits=Limits(inter_token=scheduling.inter_token),
+            policy=lambda: make_policy(scheduling.policy, scheduling.weights),
+            sampler=sample_row,
+            spill=spill,
+        )
+    except BaseException:
+        runner.close()
+        raise
 
 
 def plan_room(
     config: LlamaConfig,
     *,
     weight_bytes: int,
-    kv_bytes: int,
+    kv_bytes: float,
     available: int | None,
     context: int | None = None,
     cache_tokens: int | None = None,
@@ -78,8 +138,8 @@ def plan_room(
     """Divide memory: what was asked for or a CapacityError, else what fits.
 
     `context` defaults to the model's, at most 8,192; `cache_tokens` to four times that (memory is
-    taken as pages are used). `kv_bytes` is the size of one cached number, `available` the bytes
-    that may be used (None: unknown, so nothing is refused).
+    taken as pages are used). `kv_bytes` is the size of one cached number with its share of a scale,
+    `available` the bytes that may be used (None: unknown, so nothing is refused).
     """
     if context is not None and not 1 <= context <= config.context_length:
         raise UsageError(
@@ -88,7 +148,7 @@ def plan_room(
         )
     if cache_tokens is not None and cache_tokens < (context or 1):
         raise UsageError(f"cache_tokens must be at least {context or 1}, not {cache_tokens}")
-    per_token = config.kv_bytes_per_token(kv_bytes)
+    per_token = round(config.kv_bytes_per_token(1) * kv_bytes)
     default = min(config.context_length, _DEFAULT_CONTEXT)
     wanted = cache_tokens or context or min(default, _LEAST_CONTEXT)
     fits = wanted if available is None else int(available * _SHARE - weight_bytes) // per_token
@@ -108,6 +168,12 @@ def plan_room(
 def _weight_bytes(source: ModelSource, engine: EngineName) -> int:
     # The native core keeps weights in their file's types; PyTorch has them in float32.
     return source.weight_bytes if engine == "native" else 4 * source.config.parameter_count
+
+
+def _kv_bytes(config: LlamaConfig, engine: str, kv: KvType) -> float:
+    if engine == "torch":
+        return 4
+    return 1 + _SCALE_BYTES / config.head_dim if kv == "int8" else 2
 
 
 def _torch_runner(source: ModelSource, threads: int | None, room: Room) -> Runner:

@@ -9,6 +9,7 @@ from alpage import _native
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, FormatError, InternalError, UsageError
 from alpage.core.processors import usable_processors
+from alpage.core.types import KvType
 from alpage.engine.protocol import StepBatch
 from alpage.weights.source import ModelSource
 from alpage.weights.tensor import TensorType
@@ -26,8 +27,9 @@ class NativeRunner:
 
     `context_tokens` is the size of the page pool, shared by all sequences. `threads` defaults to
     the processors that this process may use, `isa` to the best instruction set of the machine.
+    `kv` "int8" halves the cache: symmetric, one float32 scale a token, layer and head.
     Raises `FormatError` for NaN or infinite weights, `CapacityError` when memory does not suffice,
-    `UsageError` for an instruction set that the machine does not run.
+    `UsageError` for an instruction set that the machine does not run, or another `kv`.
     """
 
     def __init__(
@@ -37,17 +39,22 @@ class NativeRunner:
         threads: int | None = None,
         context_tokens: int,
         isa: str | None = None,
+        kv: KvType = "bf16",
     ) -> None:
         self.config: LlamaConfig = source.config
+        self.kv: KvType = kv
+        self._fingerprint: str | None = None
         self.page_size = PAGE_TOKENS
         self.page_count = -(-context_tokens // PAGE_TOKENS)
+        if kv not in ("bf16", "int8"):
+            raise UsageError(f"the type of the cache is 'bf16' or 'int8', not {kv!r}")
         if isa is not None and isa not in available_isas():
             raise UsageError(
                 f"this machine does not run {isa}; it runs {', '.join(available_isas())}"
             )
         try:
             self._model = _build(source, threads or usable_processors(), isa or "")
-            self._model.finish(self.page_count)
+            self._model.finish(self.page_count, kv)
         except MemoryError as error:
             raise CapacityError(
                 f"not enough memory for {source.path.name} with room for {context_tokens} tokens"
@@ -72,6 +79,31 @@ class NativeRunner:
     def cache_bytes(self) -> int:
         """Bytes of the whole page pool; memory is taken as pages are used."""
         return int(self._model.cache_bytes)
+
+    @property
+    def cache_fingerprint(self) -> str:
+        """See `Runner`. The first use reads all weights once. Not cryptographic."""
+        if self._fingerprint is None:
+            c = self.config
+            self._fingerprint = (
+                f"native{_native.CACHE_LAYOUT}-{self.isa}-{self.kv}-{PAGE_TOKENS}x{c.n_layers}x"
+                f"{c.n_kv_heads}x{c.head_dim}-{self._model.weight_digest():016x}"
+            )
+        return self._fingerprint
+
+    def read_page(self, page: int) -> bytes:
+        """See `Runner`."""
+        try:
+            return bytes(self._model.read_page(page))
+        except (IndexError, TypeError) as error:
+            raise InternalError(f"a page that is not there was read: {error}") from error
+
+    def write_page(self, page: int, data: bytes) -> None:
+        """See `Runner`."""
+        try:
+            self._model.write_page(page, data)
+        except (IndexError, TypeError, ValueError) as error:
+            raise InternalError(f"these bytes are no page of this cache: {error}") from error
 
     def forward(self, batch: StepBatch) -> NDArray[np.float32]:
         """Logits [outputs, vocab_size]; valid until the next call."""

@@ -1,7 +1,5 @@
 """How many rows of prompts run beside answers, so that answers keep coming in time."""
 
-from alpage.core.errors import UsageError
-
 
 class Pace:
     """The chunk of prompt rows in a step that also holds answers, from how long steps took.
@@ -15,8 +13,6 @@ class Pace:
     """
 
     def __init__(self, target: float, *, most: int, least: int = 16) -> None:
-        if not 0 < target <= 3600:
-            raise UsageError(f"the inter-token target must be above 0 seconds, not {target}")
         self._target = target
         self._most = most
         self._least = min(least, most)

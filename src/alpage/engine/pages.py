@@ -118,6 +118,12 @@ class PageAllocator:
             found.append(page)
         return found
 
+    def contents(self) -> list[tuple[Key, int]]:
+        """Every key with its page: those that are held, then those kept, the latest use first."""
+        held = [page for page, count in enumerate(self._references) if count]
+        pages = [*held, *reversed(self._kept)]
+        return [(key, page) for page in pages if (key := self._keys[page]) is not None]
+
     def unheld(self, pages: list[int]) -> int:
         """How many of `pages` are free now and would not be once they are shared."""
         return sum(self._references[page] == 0 for page in pages)

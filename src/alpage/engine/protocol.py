@@ -43,6 +43,25 @@ class Runner(Protocol):
         """States after the final norm [outputs, dim]; valid until the next call."""
         ...
 
+    @property
+    def cache_fingerprint(self) -> str:
+        """Equal for runners whose pages mean the same: model, layout, number types, kernels.
+
+        It has no characters that a file's name cannot have. May take a moment on first use.
+        """
+        ...
+
+    def read_page(self, page: int) -> bytes:
+        """Keys and values of all `page_size` places of a page, whoever filled them."""
+        ...
+
+    def write_page(self, page: int, data: bytes) -> None:
+        """Fill a page with what `read_page` gave, here or at a runner of the same fingerprint.
+
+        Both raise InternalError for a page that is not there, and for another number of bytes.
+        """
+        ...
+
     def close(self) -> None:
         """Release weights and cache; the runner cannot be used afterwards."""
         ...

@@ -31,6 +31,7 @@ from alpage.engine.protocol import (
 from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.sequence import Embedding, Generation, Sequence
 from alpage.engine.speculation import StepCost
+from alpage.engine.spill import Spill
 
 _FEW_ROWS = 64
 """Steps of answers and drafts alone; beyond it a row costs as much as a prompt's."""
@@ -61,12 +62,18 @@ class Limits:
                 "limits must be at least 1 and running at most rows, not "
                 f"rows={self.rows}, scored={self.scored}, running={self.running}"
             )
+        if not 0 < self.inter_token <= 3600:
+            raise UsageError(
+                f"the inter-token target must be above 0 seconds, not {self.inter_token}"
+            )
 
 
 class Scheduler:
     """Waiting and running requests of one runner. Not thread-safe, except for `check`.
 
     `context` (tokens) may be smaller than the model's own context length. `clock` gives seconds.
+    `spill` keeps cached beginnings on disk: it is asked for pages that are not here, and gets
+    those that are at `save`.
     """
 
     def __init__(
@@ -78,8 +85,10 @@ class Scheduler:
         policy: Policy | None = None,
         sampler: Sampler = sample_reference,
         clock: Callable[[], float] = time.perf_counter,
+        spill: Spill | None = None,
     ) -> None:
         self._runner = runner
+        self._spill = spill
         self._limits = limits or Limits()
         self._policy = policy or Policy()
         self._sampler = sampler
@@ -223,7 +232,7 @@ class Scheduler:
         order = sorted(self._waiting, key=self._policy.rank)
         for sequence in order:
             keys = sequence.table.keys(sequence.window, sequence.reusable)
-            pages = self._pages.find(keys)
+            pages = self._find(keys)
             if len(pages) < len(keys) and self._is_coming(keys[len(pages)], sequence):
                 continue  # somebody is just running the same beginning: do not run it twice
             if not self._make_room(sequence, pages):
@@ -232,6 +241,33 @@ class Scheduler:
             sequence.take_over(pages)
             sequence.table.grow(len(sequence.window))
             self._running.append(sequence)
+
+    def _find(self, keys: list[Key]) -> list[int]:
+        """Pages of the longest beginning of `keys`, from memory and then from disk."""
+        pages = self._pages.find(keys)
+        if self._spill is None or len(pages) == len(keys):
+            return pages
+        self._pages.share(pages)  # so that those to come do not take their place
+        held = list(pages)
+        for key in keys[len(pages) :]:
+            content = self._spill.load(key) if self._pages.free else None
+            if content is None:
+                break
+            (page,) = self._pages.take(1)
+            self._runner.write_page(page, content)
+            self._pages.publish(page, key)
+            held.append(page)
+        self._pages.release(held)
+        return held
+
+    def save(self) -> None:
+        """Hand what the cache knows to the disk, the latest use first, as far as there is room."""
+        if self._spill is None:
+            return
+        for key, page in self._pages.contents():
+            if not self._spill.save(key, self._runner.read_page(page)):
+                break
+        self._spill.trim()
 
     def _is_coming(self, key: Key, sequence: Sequence) -> bool:
         """Whether a running prompt that goes before `sequence` is about to fill that page."""

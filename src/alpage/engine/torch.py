@@ -6,7 +6,8 @@ rather than fast. PyTorch may round a row differently in another batch company (
 logits), so sampling can differ where two tokens are that close.
 """
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from typing import Self
 
@@ -48,9 +49,11 @@ class TorchRunner:
         slots = page_count * page_size
         shape = (self.config.n_layers, slots, self.config.n_kv_heads, self.config.head_dim)
         number_type = parse_dtype(kv_dtype)
+        self._fingerprint: str | None = None
         try:
-            self._keys = torch.empty(shape, dtype=number_type, device=self._device)
-            self._values = torch.empty_like(self._keys)  # both [layers, slots, K, E]
+            # Zeros: `read_page` also reads places that nobody has filled yet.
+            self._keys = torch.zeros(shape, dtype=number_type, device=self._device)
+            self._values = torch.zeros_like(self._keys)  # both [layers, slots, K, E]
         except RuntimeError as error:  # torch.OutOfMemoryError on CUDA, its base on CPU
             size = slots * self.config.kv_bytes_per_token(number_type.itemsize)
             raise CapacityError(
@@ -88,15 +91,57 @@ class TorchRunner:
         """States after the final norm [outputs, dim] of the rows `batch.outputs`."""
         return self._run(batch, head=False)
 
+    @property
+    def cache_fingerprint(self) -> str:
+        """See `Runner`. The first use reads all weights once."""
+        if self._fingerprint is None:
+            facts = hashlib.blake2b(repr(astuple(self.config)).encode(), digest_size=16)
+            for name, values in self._running().state_dict().items():
+                facts.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+                facts.update(_bytes(values))
+            kind = str(self._keys.dtype).removeprefix("torch.")
+            self._fingerprint = (
+                f"torch-{torch.__version__}-{self._device.type}-{kind}-{self.page_size}-"
+                f"{facts.hexdigest()}"
+            )
+        return self._fingerprint
+
+    def read_page(self, page: int) -> bytes:
+        """See `Runner`."""
+        keys, values = self._page(page)
+        return _bytes(keys) + _bytes(values)
+
+    def write_page(self, page: int, data: bytes) -> None:
+        """See `Runner`."""
+        parts = self._page(page)
+        size = sum(part.nbytes for part in parts)
+        if len(data) != size:
+            raise InternalError(f"a page of this cache has {size} bytes, not {len(data)}")
+        half = size // 2
+        for part, start in zip(parts, (0, half), strict=True):
+            flat = torch.frombuffer(bytearray(data[start : start + half]), dtype=part.dtype)
+            part.copy_(flat.reshape(part.shape))
+
+    def _page(self, page: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one page, to read and write: [layers, page_size, K, E] each."""
+        self._running()
+        if not 0 <= page < self.page_count:
+            raise InternalError(f"page {page} of {self.page_count}")
+        places = slice(page * self.page_size, (page + 1) * self.page_size)
+        return self._keys[:, places], self._values[:, places]
+
+    def _running(self) -> Llama:
+        if self._model is None:
+            raise InternalError("this runner is closed")
+        return self._model
+
     def close(self) -> None:
         """Let go of model and pages; further calls raise `InternalError`."""
         self._model = None
         self._keys = self._values = torch.empty(0)
 
     def _run(self, batch: StepBatch, *, head: bool) -> NDArray[np.float32]:
-        model = self._model
-        if model is None:
-            raise InternalError("this runner is closed")
+        model = self._running()
         _check_rows(batch, self.config.vocab_size)
         spans = _spans(batch, self.page_size, self.page_count)
         with torch.inference_mode():
@@ -155,6 +200,11 @@ class PagedCache:
             seen_v = values[slots].transpose(0, 1)[None].to(q.dtype)  # [1, K, T, E]
             mixed.append(attend(q[:, :, rows], seen_k, seen_v))  # [1, H, rows, E]
         return torch.cat(mixed, dim=2)  # [1, H, L, E]
+
+
+def _bytes(values: Tensor) -> bytes:
+    """The numbers of a tensor in order, whatever their type."""
+    return values.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _check_rows(batch: StepBatch, vocab_size: int) -> None:

@@ -17,9 +17,9 @@ from alpage.core.config import LlamaConfig
 from alpage.core.errors import InputError, UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.core.types import Message
+from alpage.core.types import KvType, Message
 from alpage.engine.engine import Engine
-from alpage.engine.load import EngineName, load_engine
+from alpage.engine.load import EngineName, Scheduling, load_engine
 from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
 from alpage.llama.options import SamplingOptions, sampling_params
 from alpage.llama.results import Completion, TextScore
@@ -78,6 +78,8 @@ class Llama:
         threads: int | None = None,
         context: int | None = None,
         cache_tokens: int | None = None,
+        kv_type: KvType = "bf16",
+        scheduling: Scheduling | None = None,
         pull: bool = False,
         settings: Settings | None = None,
     ) -> Self:
@@ -85,7 +87,9 @@ class Llama:
 
         `engine` "torch" is the slow, plain reference (needs PyTorch). `context` bounds one request
         in tokens (default: the model's, at most 8,192), `cache_tokens` all requests together
-        (default: four contexts, as memory allows). A model of the catalogue or of a
+        (default: four contexts, as memory allows). `kv_type` "int8" lets the cache hold about twice
+        as many tokens, a little less exactly (native only). `scheduling` says how requests
+        share the model. A model of the catalogue or of a
         hub that is not here is a NotFoundError, or with `pull` a download. `settings` default to
         the environment's.
         """
@@ -104,6 +108,8 @@ class Llama:
                 context=context,
                 cache_tokens=cache_tokens,
                 isa=settings.isa,
+                kv=kv_type,
+                scheduling=scheduling,
             )
         record_use(path, home)
         return cls(running, side, info)
