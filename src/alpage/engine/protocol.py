@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alpage.core.config import LlamaConfig
 from alpage.core.types import FinishReason, SamplingParams, Usage
+from alpage.weights.peft import LoraAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class StepBatch:
     sequences: NDArray[np.int32]  # [rows], index into page_tables
     page_tables: NDArray[np.int32]  # [sequences, pages]
     outputs: NDArray[np.int32]  # [outputs], the rows whose logits or states are wanted
+    adapters: NDArray[np.int32] | None = None
+    """[sequences], the slot of each one's adapter, -1: none; None: nobody has one."""
 
 
 class Runner(Protocol):
@@ -40,6 +43,23 @@ class Runner(Protocol):
 
     def hidden(self, batch: StepBatch) -> NDArray[np.float32]:
         """States after the final norm [outputs, dim]; valid until the next call."""
+        ...
+
+    def set_adapter(self, slot: int, adapter: LoraAdapter) -> None:
+        """Keep `adapter` in `slot` (0 or more), in place of what was there.
+
+        Raises `FormatError` for one that does not fit the model, `CapacityError` when memory does
+        not suffice; then the slot is as before.
+        """
+        ...
+
+    def free_adapter(self, slot: int) -> None:
+        """Forget the adapter in `slot`; `InternalError` where there is none."""
+        ...
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Memory of all adapters that are set, in bytes."""
         ...
 
     def close(self) -> None:
