@@ -45,17 +45,36 @@ public:
                                 order ? order->data() : nullptr, order ? order->size() : 0);
     }
 
+    // name, layer, A [rank][columns], B [rows][rank], scale
+    using LowRank = std::tuple<std::string, int64_t, In<float, 2>, In<float, 2>, float>;
+
+    bool set_adapter(int32_t slot, const std::vector<LowRank>& matrices) {
+        std::vector<alpage::AdapterMatrix> given;
+        for (const auto& [name, layer, a, b, scale] : matrices) {
+            if (a.shape(0) != b.shape(1)) throw nb::value_error("A and B have different ranks");
+            given.push_back({name, layer, static_cast<int64_t>(a.shape(0)),
+                             static_cast<int64_t>(b.shape(0)), static_cast<int64_t>(a.shape(1)),
+                             a.data(), b.data(), scale});
+        }
+        nb::gil_scoped_release release;
+        return model.set_adapter(slot, given);
+    }
+
     nb::ndarray<nb::numpy, float, nb::ndim<2>> forward(Ids tokens, Ids positions, Ids sequences,
                                                        In<int32_t, 2> page_tables, Ids outputs,
-                                                       bool hidden) {
+                                                       bool hidden, std::optional<Ids> adapters) {
         if (positions.size() != tokens.size() || sequences.size() != tokens.size()) {
             throw nb::value_error("tokens, positions and sequences must have the same length");
+        }
+        if (adapters && adapters->size() != page_tables.shape(0)) {
+            throw nb::value_error("adapters must have one slot a sequence");
         }
         const alpage::Batch batch{static_cast<int64_t>(tokens.size()), tokens.data(),
                                   positions.data(), sequences.data(), page_tables.data(),
                                   static_cast<int64_t>(page_tables.shape(0)),
                                   static_cast<int64_t>(page_tables.shape(1)), outputs.data(),
-                                  static_cast<int64_t>(outputs.size())};
+                                  static_cast<int64_t>(outputs.size()),
+                                  adapters ? adapters->data() : nullptr};
         const float* result = nullptr;
         {
             nb::gil_scoped_release release;
@@ -181,11 +200,15 @@ NB_MODULE(_native, m) {
                  self.model.finish(pages, kv_type(kv));
              }, "pages"_a, "kv"_a = "bf16")
         .def("forward", &PyModel::forward, "tokens"_a, "positions"_a, "sequences"_a,
-             "page_tables"_a, "outputs"_a, "hidden"_a, nb::rv_policy::reference)
+             "page_tables"_a, "outputs"_a, "hidden"_a, "adapters"_a.none(),
+             nb::rv_policy::reference)
         .def("read_page", &PyModel::read_page, "page"_a)
         .def("write_page", &PyModel::write_page, "page"_a, "data"_a)
         .def("weight_digest", [](const PyModel& self) { return self.model.weight_digest(); },
              nb::call_guard<nb::gil_scoped_release>())
+        .def("set_adapter", &PyModel::set_adapter, "slot"_a, "matrices"_a)
+        .def("free_adapter", [](PyModel& self, int32_t slot) { self.model.free_adapter(slot); },
+             "slot"_a)
         .def("observe", [](PyModel& self) { self.model.observe(); })
         .def("squares", &PyModel::squares, "name"_a, "layer"_a)
         .def("observed_rows",
@@ -198,7 +221,9 @@ NB_MODULE(_native, m) {
         .def_prop_ro("threads", [](const PyModel& self) { return self.model.threads(); })
         .def_prop_ro("weight_bytes", [](const PyModel& self) { return self.model.weight_bytes(); })
         .def_prop_ro("page_bytes", [](const PyModel& self) { return self.model.page_bytes(); })
-        .def_prop_ro("cache_bytes", [](const PyModel& self) { return self.model.cache_bytes(); });
+        .def_prop_ro("cache_bytes", [](const PyModel& self) { return self.model.cache_bytes(); })
+        .def_prop_ro("adapter_bytes",
+                     [](const PyModel& self) { return self.model.adapter_bytes(); });
     m.def("read_rate", &alpage::read_rate, "threads"_a, "size"_a,
           nb::call_guard<nb::gil_scoped_release>());
     m.def("product_rate",

@@ -28,8 +28,10 @@ size_t Weights::bytes() const {
     return total;
 }
 
-Forward::Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache)
+Forward::Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache,
+                 const AdapterSlots& slots)
     : weights_(weights), shape_(weights.shape), pool_(pool), kernels_(kernels), cache_(cache),
+      slots_(slots),
       query_width_(shape_.n_heads * shape_.head_dim),
       key_width_(shape_.n_kv_heads * shape_.head_dim), qkv_width_(query_width_ + 2 * key_width_) {}
 
@@ -38,6 +40,7 @@ const float* Forward::run(const Batch& batch, bool hidden) {
     hidden_ = hidden;
     resize(batch.rows, batch.output_count, hidden);
     plan_attention();
+    plan_adapters();
     if (squares_) squares_->rows += batch.rows, squares_->outputs += batch.output_count;
     pool_.run([this](int id) { thread(id); });
     return result_.data();
@@ -96,10 +99,32 @@ void Forward::plan_attention() {
     }
 }
 
+void Forward::plan_adapters() {
+    adapters_.plan(*batch_, slots_, shape_.n_layers, pool_.size());
+    if (!adapters_.active()) return;
+    const int64_t dim = shape_.dim, ffn = shape_.ffn_dim;
+    float *q = qkv_.data(), *k = q + query_width_, *v = k + key_width_, *x = x_.data();
+    adapters_.place(qkv_group, {normed_.data(), dim, {q, k, v}, qkv_width_});
+    adapters_.place(out_group, {mixed_.data(), query_width_, {x}, dim});
+    adapters_.place(gate_up_group, {normed_.data(), dim, {gate_.data(), up_.data()}, ffn});
+    adapters_.place(down_group, {gate_.data(), ffn, {x}, dim});
+}
+
 // The share of thread `id` of the rows, one by one.
 template <class Fn>
 void Forward::each_row(int id, int64_t rows, Fn&& fn) const {
     for (int64_t row = pool_.begin(id, rows); row < pool_.begin(id + 1, rows); ++row) fn(row);
+}
+
+// Likewise, each row after what its adapter adds to the products of an earlier stage: B is read in
+// a stage that goes through all rows anyway, and needs no barrier of its own.
+template <class Fn>
+void Forward::each_row_after(int id, Adapted product, Fn&& fn) {
+    if (!adapters_.active()) return each_row(id, batch_->rows, fn);
+    pool_.share(id, adapters_.units(), [&](int64_t unit) {
+        if (product.layer >= 0) adapters_.up(kernels_, product.layer, product.group, unit);
+        adapters_.each_row(unit, fn);
+    });
 }
 
 void Forward::thread(int id) {
@@ -146,11 +171,15 @@ void Forward::layer(int id, int64_t index) {
     const Product out{&l.wo, x_.data(), s.dim}, down{&l.w2, x_.data(), s.dim};
     const Product gate_up[] = {{&l.w1, gate_.data(), s.ffn_dim}, {&l.w3, up_.data(), s.ffn_dim}};
 
+    const Adapted in_qkv{index, qkv_group}, in_out{index, out_group};
+    const Adapted in_gate_up{index, gate_up_group}, in_down{index, down_group};
+
     fetch_ahead(id, qkv, 3);
-    normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}));
+    normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}),
+              {index - 1, down_group});
     end(id, norm_stage);
     if (squares) add_squares(id, normed_.data(), rows, squares->attention);
-    multiply(id, activations(normed_.data(), s.dim), rows, qkv, 3, false);
+    multiply(id, activations(normed_.data(), s.dim), rows, qkv, 3, false, &in_qkv);
     end(id, qkv_stage);
     fetch_ahead(id, &out, 1);
     rotate(id, index);
@@ -164,23 +193,23 @@ void Forward::layer(int id, int64_t index) {
         end(id, attention_stage);
     }
     if (squares) add_squares(id, mixed_.data(), rows, squares->mixed);
-    multiply(id, activations(mixed_.data(), query_width_), rows, &out, 1, true);
+    multiply(id, activations(mixed_.data(), query_width_), rows, &out, 1, true, &in_out);
     end(id, out_stage);
 
     fetch_ahead(id, gate_up, 2);
-    normalise(id, l.ffn_norm.data(), wants_quantised({&l.w1, &l.w3}));
+    normalise(id, l.ffn_norm.data(), wants_quantised({&l.w1, &l.w3}), in_out);
     end(id, norm_stage);
     if (squares) add_squares(id, normed_.data(), rows, squares->ffn);
-    multiply(id, activations(normed_.data(), s.dim), rows, gate_up, 2, false);
+    multiply(id, activations(normed_.data(), s.dim), rows, gate_up, 2, false, &in_gate_up);
     end(id, gate_up_stage);
     fetch_ahead(id, &down, 1);
-    each_row(id, rows, [&](int64_t r) {
+    each_row_after(id, in_gate_up, [&](int64_t r) {
         kernels_.swiglu(&gate_[r * s.ffn_dim], &up_[r * s.ffn_dim], s.ffn_dim);
         if (wants_quantised({&l.w2})) quantise(r, &gate_[r * s.ffn_dim], s.ffn_dim);
     });
     end(id, swiglu_stage);
     if (squares) add_squares(id, gate_.data(), rows, squares->down);
-    multiply(id, activations(gate_.data(), s.ffn_dim), rows, &down, 1, true);
+    multiply(id, activations(gate_.data(), s.ffn_dim), rows, &down, 1, true, &in_down);
     end(id, down_stage);
 }
 
@@ -189,6 +218,10 @@ void Forward::finish(int id) {
     const Matrix& head = weights_.head();
     const Product logits{&head, result_.data(), shape_.vocab_size};
     if (!hidden_) fetch_ahead(id, &logits, 1);
+    if (adapters_.active()) {
+        each_row_after(id, {shape_.n_layers - 1, down_group}, [](int64_t) {});
+        end(id, down_stage);
+    }
     each_row(id, outputs, [&](int64_t i) {
         float* out = hidden_ ? &result_[i * dim] : &normed_[i * dim];
         const float* x = &x_[batch_->outputs[i] * dim];
@@ -201,13 +234,13 @@ void Forward::finish(int id) {
     }
     end(id, norm_stage);
     if (hidden_) return;
-    multiply(id, activations(normed_.data(), dim), outputs, &logits, 1, false);
+    multiply(id, activations(normed_.data(), dim), outputs, &logits, 1, false, nullptr);
     end(id, head_stage);
 }
 
-void Forward::normalise(int id, const float* weight, bool quantised) {
+void Forward::normalise(int id, const float* weight, bool quantised, Adapted before) {
     const int64_t dim = shape_.dim;
-    each_row(id, batch_->rows, [&](int64_t r) {
+    each_row_after(id, before, [&](int64_t r) {
         kernels_.rms_norm(&x_[r * dim], weight, shape_.norm_eps, dim, &normed_[r * dim]);
         if (quantised) quantise(r, &normed_[r * dim], dim);
     });
@@ -281,10 +314,12 @@ void Forward::fetch_ahead(int id, const Product* products, int count) const {
 }
 
 void Forward::multiply(int id, const Activations& x, int64_t rows, const Product* products,
-                       int count, bool accumulate) {
+                       int count, bool accumulate, const Adapted* adapted) {
     const Pieces parts = pieces(products, count, rows);
-    pool_.share(id, parts.count, [&](int64_t index) {
-        const auto [product, panel, row] = parts[index];
+    const int64_t low = adapted ? adapters_.tasks(adapted->layer, adapted->group) : 0;
+    pool_.share(id, low + parts.count, [&](int64_t index) {
+        if (index < low) return adapters_.down(kernels_, adapted->layer, adapted->group, index);
+        const auto [product, panel, row] = parts[index - low];
         if (row >= rows) return;
         const Matrix& m = *product->matrix;
         kernels_.matmul({m.type, m.data.data(), m.columns, panel,
@@ -299,7 +334,7 @@ void Forward::multiply(int id, const Activations& x, int64_t rows, const Product
 void Forward::rotate(int id, int64_t layer) {
     const int64_t half = shape_.head_dim / 2, dim = shape_.head_dim;
     const float scaling = 1.0f / std::sqrt(static_cast<float>(dim));
-    each_row(id, batch_->rows, [&](int64_t row) {
+    each_row_after(id, {layer, qkv_group}, [&](int64_t row) {
         const float *cosine = &cosine_[row * half], *sine = &sine_[row * half];
         float* heads = &qkv_[row * qkv_width_];
         for (int64_t head = 0; head < shape_.n_heads + shape_.n_kv_heads; ++head) {

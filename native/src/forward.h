@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <vector>
 
+#include "adapters.h"
 #include "cache.h"
 #include "thread_pool.h"
 
@@ -48,7 +49,8 @@ struct StageTimes {
 
 class Forward {
 public:
-    Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache);
+    Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache,
+            const AdapterSlots& slots);
     // See Model::forward. The batch has been checked.
     const float* run(const Batch& batch, bool hidden);
     // Every later pass adds to `squares` (null: none does).
@@ -83,7 +85,13 @@ private:
         std::vector<float> out, maximum, total;
     };
 
+    struct Adapted {  // what the rows' adapters change
+        int64_t layer;
+        AdapterGroup group;
+    };
+
     void resize(int64_t rows, int64_t outputs, bool hidden);
+    void plan_adapters();
     void plan_attention();
     void thread(int id);
     void end(int id, Stage stage);
@@ -96,22 +104,25 @@ private:
     void store_attention(const Tile& tile, int64_t kv_head, const Partial& sum);
     void finish(int id);
 
-    void normalise(int id, const float* weight, bool quantised);
+    void normalise(int id, const float* weight, bool quantised, Adapted before);
     void quantise(int64_t row, const float* x, int64_t columns);
     void add_squares(int id, const float* x, int64_t rows, std::vector<double>& sums) const;
     Activations activations(const float* x, int64_t columns) const;
     Pieces pieces(const Product* products, int count, int64_t rows) const;
     void fetch_ahead(int id, const Product* products, int count) const;
     void multiply(int id, const Activations& x, int64_t rows, const Product* products, int count,
-                  bool accumulate);
+                  bool accumulate, const Adapted* adapted);
     template <class Fn>
     void each_row(int id, int64_t rows, Fn&& fn) const;
+    template <class Fn>
+    void each_row_after(int id, Adapted product, Fn&& fn);
 
     const Weights& weights_;
     const ModelShape& shape_;
     ThreadPool& pool_;
     const Kernels& kernels_;
     KvCache& cache_;
+    const AdapterSlots& slots_;
     const int64_t query_width_, key_width_, qkv_width_;
 
     InputSquares* squares_ = nullptr;
@@ -120,6 +131,7 @@ private:
     bool hidden_ = false;
     bool split_chunks_ = false;
     int64_t chunk_slots_ = 0;  // chunks of the longest tile
+    AdapterPass adapters_;
     std::vector<Tile> tiles_;
     std::vector<Partial> partials_;  // [tiles][kv heads][chunk_slots_] if split, else [threads][2]
     std::vector<float> x_, normed_, qkv_, mixed_, gate_, up_, cosine_, sine_, result_;

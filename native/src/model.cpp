@@ -17,6 +17,7 @@ struct Model::Parts {
     std::unique_ptr<ThreadPool> pool;
     const Kernels* kernels;
     KvCache cache;
+    AdapterSlots adapters;
     std::unique_ptr<Forward> forward;
     std::unique_ptr<InputSquares> squares;
     std::unique_ptr<StageTimes> times;
@@ -140,15 +141,59 @@ void Model::finish(int64_t pages, KvType kv) {
                             static_cast<double>(w.shape.head_dim + 15);
     if (elements > 0x1p60) throw std::bad_alloc();
     parts_->cache = KvCache(w.shape, pages, kv);
-    parts_->forward = std::make_unique<Forward>(w, *parts_->pool, *parts_->kernels, parts_->cache);
+    parts_->forward = std::make_unique<Forward>(w, *parts_->pool, *parts_->kernels, parts_->cache,
+                                                 parts_->adapters);
     parts_->squares.reset();
     parts_->times.reset();
 }
 
+bool Model::set_adapter(int32_t slot, const std::vector<AdapterMatrix>& matrices) {
+    if (slot < 0) refuse("adapter slots are 0 or more");
+    Weights& w = parts_->weights;
+    for (const AdapterMatrix& m : matrices) {
+        int64_t rows = 0, columns = 0;
+        find_matrix(w, m.name, m.layer, rows, columns);
+        if (m.rank < 1 || m.rank > int64_t{1} << 20) refuse("ranks must be 1 to 2^20");
+        if (m.rows != rows || m.columns != columns) {
+            refuse("an adapter of " + m.name + " must be " + std::to_string(rows) + " x " +
+                   std::to_string(columns) + ", not " + std::to_string(m.rows) + " x " +
+                   std::to_string(m.columns));
+        }
+    }
+    Adapter adapter(w.shape.n_layers, matrices);
+    std::atomic<bool> finite{true};
+    parts_->pool->run([&](int) {
+        for (int64_t l = parts_->pool->next(); l < w.shape.n_layers; l = parts_->pool->next()) {
+            if (!adapter.pack(l, matrices)) finite.store(false, std::memory_order_relaxed);
+        }
+    });
+    if (finite.load()) parts_->adapters.insert_or_assign(slot, std::move(adapter));
+    return finite.load();
+}
+
+void Model::free_adapter(int32_t slot) {
+    if (!parts_->adapters.erase(slot)) {
+        throw std::out_of_range("no adapter in slot " + std::to_string(slot));
+    }
+}
+
+size_t Model::adapter_bytes() const {
+    size_t total = 0;
+    for (const auto& [slot, adapter] : parts_->adapters) total += adapter.bytes();
+    return total;
+}
+
 namespace {
 
-void check_batch(const Batch& batch, const ModelShape& shape, int64_t pages) {
+void check_batch(const Batch& batch, const ModelShape& shape, int64_t pages,
+                 const AdapterSlots& adapters) {
     if (batch.rows < 1 || batch.output_count < 0) refuse("a batch needs rows");
+    for (int64_t s = 0; batch.adapters && s < batch.sequence_count; ++s) {
+        const int32_t slot = batch.adapters[s];
+        if (slot != -1 && !adapters.contains(slot)) {
+            throw std::out_of_range("no adapter in slot " + std::to_string(slot));
+        }
+    }
     for (int64_t i = 0; i < batch.output_count; ++i) {
         if (batch.outputs[i] < 0 || batch.outputs[i] >= batch.rows) {
             throw std::out_of_range("output row " + std::to_string(batch.outputs[i]));
@@ -182,7 +227,7 @@ void check_batch(const Batch& batch, const ModelShape& shape, int64_t pages) {
 
 const float* Model::forward(const Batch& batch, bool hidden) {
     if (!parts_->forward) refuse("finish() comes before forward()");
-    check_batch(batch, parts_->weights.shape, parts_->cache.pages());
+    check_batch(batch, parts_->weights.shape, parts_->cache.pages(), parts_->adapters);
     return parts_->forward->run(batch, hidden);
 }
 

@@ -1,12 +1,15 @@
 """A runner whose answer depends on every earlier token, read back through the sequence's pages."""
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.config import LlamaConfig
+from alpage.core.errors import InternalError
 from alpage.engine.protocol import StepBatch
+from alpage.weights.peft import LoraAdapter
 
 VOCAB = 64
 DIM = 8
@@ -15,12 +18,25 @@ NAN_TOKEN = 63
 EMPTY = -7
 
 
+class NoAdapters:
+    """What a runner in a test has that is never asked for adapters."""
+
+    adapter_bytes = 0
+
+    def set_adapter(self, slot: int, adapter: LoraAdapter) -> None:
+        raise AssertionError(f"adapter {adapter.name} for slot {slot}")
+
+    def free_adapter(self, slot: int) -> None:
+        raise AssertionError(f"slot {slot} was never filled")
+
+
 class FakeRunner:
     """Logits are noise seeded by the tokens at positions 0 to p, as found in the pages.
 
     A page that is shared by accident, taken too late, given back too early or filled at the wrong
     place therefore changes the answer, or trips an assertion here. `rows` lists the rows of each
-    forward pass; an exception put into `fail` is raised by the next one.
+    forward pass; an exception put into `fail` is raised by the next one. An adapter changes what a
+    token leaves in its page and so every later answer, by the adapter's name and not by its slot.
     """
 
     def __init__(self, pages: int = 32, page_size: int = 4, context: int = 64) -> None:
@@ -31,6 +47,8 @@ class FakeRunner:
         self.page_size = page_size
         self.page_count = pages
         self.cells = np.full((pages, page_size), EMPTY, np.int32)
+        self.marks = np.zeros((pages, page_size), np.int64)  # of the adapter of each token
+        self.adapters: dict[int, LoraAdapter] = {}
         self.rows: list[int] = []
         self.outputs: list[int] = []
         self.fail: BaseException | None = None
@@ -55,6 +73,18 @@ class FakeRunner:
         assert len(data) == self.cells[page].nbytes, "not a page of this cache"
         self.cells[page] = np.frombuffer(data, np.int32)
 
+    def set_adapter(self, slot: int, adapter: LoraAdapter) -> None:
+        assert slot >= 0
+        self.adapters[slot] = adapter
+
+    def free_adapter(self, slot: int) -> None:
+        if self.adapters.pop(slot, None) is None:
+            raise InternalError(f"no adapter in slot {slot}")
+
+    @property
+    def adapter_bytes(self) -> int:
+        return sum(2 * adapter.size for adapter in self.adapters.values())
+
     def close(self) -> None:
         assert not self.closed
         self.closed = True
@@ -72,7 +102,11 @@ class FakeRunner:
         ):
             page = batch.page_tables[sequence, position // self.page_size]
             self.cells[page, position % self.page_size] = token
-        results = [self._noise(self._tokens(batch, int(row)), width) for row in batch.outputs]
+            self.marks[page, position % self.page_size] = self._mark(batch, int(sequence))
+        results = [
+            self._noise(self._tokens(batch, int(row)), width, self._marks(batch, int(row)))
+            for row in batch.outputs
+        ]
         return np.array(results, np.float32).reshape(-1, width)
 
     def _check(self, batch: StepBatch) -> None:
@@ -94,6 +128,18 @@ class FakeRunner:
             assert (np.diff(positions) == 1).all(), "positions do not ascend one by one"
             assert positions[-1] < self.config.context_length
 
+    def _mark(self, batch: StepBatch, sequence: int) -> int:
+        slot = -1 if batch.adapters is None else int(batch.adapters[sequence])
+        if slot == -1:
+            return 0
+        assert slot in self.adapters, f"a sequence runs with the empty slot {slot}"
+        return mark_of(self.adapters[slot].name)
+
+    def _marks(self, batch: StepBatch, row: int) -> list[int]:
+        last = int(batch.positions[row])
+        pages = batch.page_tables[batch.sequences[row]][: last // self.page_size + 1]
+        return [int(mark) for mark in self.marks[pages].reshape(-1)[: last + 1]]
+
     def _tokens(self, batch: StepBatch, row: int) -> list[int]:
         table = batch.page_tables[batch.sequences[row]]
         last = int(batch.positions[row])
@@ -101,10 +147,14 @@ class FakeRunner:
         assert (pages >= 0).all(), "a position without a page"
         return [int(token) for token in self.cells[pages].reshape(-1)[: last + 1]]
 
-    def _noise(self, tokens: list[int], width: int) -> NDArray[np.float32]:
+    def _noise(
+        self, tokens: list[int], width: int, marks: Sequence[int] = ()
+    ) -> NDArray[np.float32]:
         if NAN_TOKEN in tokens:
             return np.full(width, np.nan, np.float32)
         seed = zlib.crc32(np.array(tokens, np.int32).tobytes())
+        if any(marks):
+            seed = zlib.crc32(np.array(marks, np.int64).tobytes(), seed)
         noise = np.random.default_rng([seed, width]).standard_normal(width) * 3
         if width == VOCAB:
             noise[NAN_TOKEN] = -1e9  # never sampled
@@ -125,9 +175,14 @@ class Stateless:
         assert data == b""
 
 
-def expected_logits(tokens: list[int]) -> NDArray[np.float32]:
-    """What the fake says after `tokens`, without any cache."""
-    return FakeRunner()._noise(tokens, VOCAB)
+def mark_of(adapter: str) -> int:
+    """What a token leaves in its page that ran with the adapter of that name."""
+    return zlib.crc32(adapter.encode())
+
+
+def expected_logits(tokens: list[int], adapter: str = "") -> NDArray[np.float32]:
+    """What the fake says after `tokens`, without any cache, all of them with `adapter`."""
+    return FakeRunner()._noise(tokens, VOCAB, [mark_of(adapter)] * len(tokens) if adapter else [])
 
 
 def expected_states(tokens: list[int]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.engine.fakes import Stateless
+from tests.engine.fakes import NoAdapters, Stateless
 
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import FormatError, InputError, UsageError
@@ -20,7 +20,7 @@ from alpage.weights.source import open_model
 VOCAB = 50
 
 
-class Counting(Stateless):
+class Counting(NoAdapters, Stateless):
     """Logits that depend on the token and its position; remembers what was run and asked for."""
 
     page_size = 16

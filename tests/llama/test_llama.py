@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.engine.fakes import Stateless
+from tests.engine.fakes import NoAdapters, Stateless
 
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, InputError, NotFoundError, UsageError
@@ -35,7 +35,7 @@ WEATHER = [{"type": "function", "function": {"name": "weather", "parameters": {}
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-class ScriptedRunner(Stateless):
+class ScriptedRunner(NoAdapters, Stateless):
     """Answers token by token with `script`, whatever was asked; then ends with <|im_end|>.
 
     `steps` counts forward passes that make an answer's token.

@@ -32,6 +32,12 @@ public:
     // "output" matrix the head is tied to the embedding.
     void finish(int64_t pages, KvType kv = KvType::bf16);
 
+    // Fills or replaces a slot, whose number batches name. False when a weight is NaN or infinite,
+    // or becomes so in bf16: then, and when it throws, the slot stays as it was.
+    bool set_adapter(int32_t slot, const std::vector<AdapterMatrix>& matrices);
+    void free_adapter(int32_t slot);  // throws std::out_of_range for an empty slot
+    size_t adapter_bytes() const;
+
     // Logits [output_count][vocab_size], or states after the final norm [output_count][dim]. The
     // result is valid until the next call.
     const float* forward(const Batch& batch, bool hidden);

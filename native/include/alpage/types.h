@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstddef>
+#include <string>
 #include <vector>
 
 namespace alpage {
@@ -53,6 +54,16 @@ struct Batch {
     int64_t sequence_count, pages_per_sequence;
     const int32_t* outputs;  // rows whose logits or states are wanted
     int64_t output_count;
+    const int32_t* adapters = nullptr;  // [sequences], slots; -1: none; null: nobody has one
+};
+
+// A change of low rank of one matrix of a layer (LoRA): y += scale * B (A x).
+struct AdapterMatrix {
+    std::string name;  // "wq", "wk", "wv", "wo", "w1", "w2", "w3"
+    int64_t layer, rank, rows, columns;
+    const float* a;  // [rank][columns]
+    const float* b;  // [rows][rank]
+    float scale;
 };
 
 inline constexpr int64_t page_tokens = 16;  // tokens in one page of the key/value cache

@@ -79,6 +79,20 @@ struct MatmulPart {
     bool accumulate;  // y += instead of y =
 };
 
+// Part of a product of some rows with a matrix of an adapter, [matrix_rows][columns] in bf16: panels
+// of [columns rounded up to 4, / 2][16][2] (pairs of columns), padded with zeros.
+struct LowRankPart {
+    const uint16_t* panels;
+    int64_t panel_begin, panel_end, columns, matrix_rows;
+    const int32_t* rows;  // [count], of x and y
+    int64_t count;
+    const float* x;  // [rows][x_stride]
+    int64_t x_stride;
+    float* y;  // [rows][y_stride], column 0 is the matrix' first row
+    int64_t y_stride;
+    bool accumulate;  // y += instead of y =
+};
+
 // Scores and weighted values of up to 24 queries that share a key/value head, over one chunk of at
 // most `attention_chunk` tokens. Key pages are bf16 [head_dim / 2][16][2], value pages bf16
 // [8][head_dim rounded up to 16][2] (pairs of tokens). int8 pages begin with the scales of their
@@ -115,6 +129,7 @@ struct Kernels {
     // gate = silu(gate) * up
     void (*swiglu)(float* gate, const float* up, int64_t n);
     void (*attention)(const AttentionPart& part);
+    void (*low_rank)(const LowRankPart& part);
     // The largest of n values; not finite if one is NaN or +infinity, or all are -infinity.
     float (*largest)(const float* x, int64_t n);
     // out = exp((x - maximum) * inverse_temperature), 1e-38 at least; returns the sum.

@@ -193,6 +193,24 @@ void attention(const AttentionPart& part) {
     }
 }
 
+void low_rank(const LowRankPart& part) {
+    const int64_t panel_elements = (part.columns + 3) / 4 * 4 * panel_rows;
+    for (int64_t i = 0; i < part.count; ++i) {
+        const float* x = part.x + part.rows[i] * part.x_stride;
+        float* y = part.y + part.rows[i] * part.y_stride;
+        const int64_t end = std::min(part.panel_end * panel_rows, part.matrix_rows);
+        for (int64_t row = part.panel_begin * panel_rows; row < end; ++row) {
+            const uint16_t* panel = part.panels + row / panel_rows * panel_elements;
+            float sum = 0;
+            for (int64_t k = 0; k < part.columns; ++k) {
+                const uint16_t weight = panel[(k / 2 * panel_rows + row % panel_rows) * 2 + k % 2];
+                sum = std::fma(bf16_to_float(weight), x[k], sum);
+            }
+            y[row] = part.accumulate ? y[row] + sum : sum;
+        }
+    }
+}
+
 float largest(const float* x, int64_t n) {
     float most = -INFINITY, poison = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -215,6 +233,6 @@ double softmax_weights(const float* x, int64_t n, float maximum, float inverse_t
 }  // namespace
 
 const Kernels scalar_kernels{"scalar", 1,         matmul,  quantise, rms_norm,
-                            swiglu, attention, largest, softmax_weights};
+                            swiglu, attention, low_rank, largest, softmax_weights};
 
 }  // namespace alpage

@@ -374,6 +374,7 @@ void swiglu(float* gate, const float* up, int64_t n) {
 }
 
 #include "kernels/attention.inl"
+#include "kernels/low_rank.inl"
 
 // ---------------------------------------------------------------- sampling
 
@@ -418,6 +419,6 @@ double softmax_weights(const float* x, int64_t n, float maximum, float inverse_t
 }
 
 constexpr Kernels kernels_named(const char* name, int panel_tile = 1) {
-    return {name,   panel_tile, matmul,  quantise,       rms_norm,
-            swiglu, attention,  largest, softmax_weights};
+    return {name,   panel_tile, matmul,   quantise, rms_norm,
+            swiglu, attention,  low_rank, largest,  softmax_weights};
 }

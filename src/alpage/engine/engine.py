@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.errors import AlpageError, InternalError, UsageError
+from alpage.engine.adapters import Adapters
 from alpage.engine.policy import Policy
 from alpage.engine.protocol import (
     EmbeddingEvent,
@@ -27,6 +28,7 @@ from alpage.engine.protocol import (
 from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.scheduler import Limits, Outcome, Scheduler
 from alpage.engine.spill import Spill
+from alpage.weights.peft import LoraAdapter
 
 EventHandler = Callable[[Event], bool | None]
 """Called in the engine's thread with each event of a request; True ends the request."""
@@ -42,6 +44,13 @@ class _Cancel(NamedTuple):
     number: int
 
 
+class _Call(NamedTuple):
+    """Something that only the engine's thread may do; `done` gets None, or the error."""
+
+    work: Callable[[], None]
+    done: "SimpleQueue[BaseException | None]"
+
+
 class _Close(NamedTuple):
     pass
 
@@ -55,7 +64,7 @@ class _Loop:
     """
 
     def __init__(self, runner: Runner, make_scheduler: Callable[[], Scheduler]) -> None:
-        self.commands: SimpleQueue[_Submit | _Cancel | _Close] = SimpleQueue()
+        self.commands: SimpleQueue[_Submit | _Cancel | _Call | _Close] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="alpage-engine", daemon=True)
         self.scheduler = make_scheduler()
         self.restarts = 0
@@ -65,8 +74,8 @@ class _Loop:
         self._gate = threading.Lock()
         self._ended: AlpageError | None = None
 
-    def submit(self, command: _Submit) -> None:
-        """Queue a request, or raise what ended the loop."""
+    def submit(self, command: _Submit | _Call) -> None:
+        """Queue a command, or raise what ended the loop."""
         with self._gate:
             if self._ended is not None:
                 raise type(self._ended)(*self._ended.args) from self._ended.__cause__
@@ -118,10 +127,18 @@ class _Loop:
             if isinstance(command, _Close):
                 return False
             if isinstance(command, _Submit):
-                self._handlers[command.number] = command.handler
-                self.scheduler.add(command.number, command.request)
+                self._add(command)
+            elif isinstance(command, _Call):
+                command.done.put(_outcome(command.work))
             else:
                 self._cancel(command.number)
+
+    def _add(self, command: _Submit) -> None:
+        self._handlers[command.number] = command.handler
+        try:
+            self.scheduler.add(command.number, command.request)
+        except AlpageError as error:  # its adapter has been unloaded since it was checked
+            self._deliver((command.number, FailEvent(error)))
 
     def _cancel(self, number: int) -> None:
         for outcome in self.scheduler.cancel(number):
@@ -154,6 +171,8 @@ class _Loop:
             command = self.commands.get()
             if isinstance(command, _Submit):
                 left.append(command.handler)
+            elif isinstance(command, _Call):
+                command.done.put(type(reason)(*reason.args))
         for handler in left:
             _tell(handler, FailEvent(type(reason)(*reason.args)))
         self._handlers.clear()
@@ -161,6 +180,14 @@ class _Loop:
             with contextlib.suppress(Exception):
                 self.scheduler.save()
         self._runner.close()
+
+
+def _outcome(work: Callable[[], None]) -> BaseException | None:
+    try:
+        work()
+    except BaseException as error:
+        return error
+    return None
 
 
 def _stopped(error: BaseException, advice: str) -> InternalError:
@@ -223,7 +250,7 @@ class Engine:
     The engine owns the runner and closes it. `context` (tokens) bounds each request; by default
     the model's own context length. `policy` makes the order of requests (first come, first
     served), again after each restart: see `restarts`. `spill` keeps cached beginnings of prompts
-    on disk from one engine to the next.
+    on disk from one engine to the next. Adapters may take `adapter_bytes` of memory together.
     """
 
     def __init__(
@@ -235,13 +262,16 @@ class Engine:
         policy: Callable[[], Policy] = Policy,
         sampler: Sampler = sample_reference,
         spill: Spill | None = None,
+        adapter_bytes: int = 1 << 30,
     ) -> None:
         self.runner = runner
+        self._adapters = adapters = Adapters(runner, adapter_bytes)
 
         def scheduler() -> Scheduler:
+            adapters.forget_users()
             return Scheduler(
                 runner, context=context, limits=limits, policy=policy(), sampler=sampler,
-                spill=spill,
+                spill=spill, adapters=adapters,
             )  # fmt: skip
 
         self._loop = _Loop(runner, scheduler)
@@ -258,6 +288,28 @@ class Engine:
     def restarts(self) -> int:
         """How often an error that nobody expected ended all that ran and began anew."""
         return self._loop.restarts
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names that requests can give as `adapter`."""
+        return self._adapters.names
+
+    def load_adapter(self, name: str, adapter: LoraAdapter) -> None:
+        """Let requests name `adapter`, while others run; it takes the place of one of that name.
+
+        CapacityError beyond `adapter_bytes`, FormatError for one that does not fit the model.
+        """
+        self._call(lambda: self._adapters.load(name, adapter))
+
+    def unload_adapter(self, name: str) -> None:
+        """Take the name back; requests that run with it end with it. UsageError if unknown."""
+        self._call(lambda: self._adapters.unload(name))
+
+    def _call(self, work: Callable[[], None]) -> None:
+        done: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._loop.submit(_Call(work, done))
+        if (error := done.get()) is not None:
+            raise error
 
     def start(self, request: Request | EmbedRequest, on_event: EventHandler) -> Callable[[], None]:
         """Queue a request whose events, FailEvent included, go to `on_event`; how to cancel it.

@@ -11,6 +11,7 @@ from alpage.core.errors import CapacityError, FormatError, InternalError, UsageE
 from alpage.core.processors import usable_processors
 from alpage.core.types import KvType
 from alpage.engine.protocol import StepBatch
+from alpage.weights.peft import LoraAdapter
 from alpage.weights.source import ModelSource
 from alpage.weights.tensor import TensorType
 
@@ -117,13 +118,44 @@ class NativeRunner:
         try:
             result: NDArray[np.float32] = self._model.forward(
                 batch.tokens, batch.positions, batch.sequences, batch.page_tables, batch.outputs,
-                hidden,
+                hidden, batch.adapters,
             )  # fmt: skip
         except (ValueError, IndexError) as error:
             raise InternalError(f"the scheduler built an impossible batch: {error}") from error
         except MemoryError as error:
             raise CapacityError(f"not enough memory for {len(batch.tokens)} rows") from error
         return result
+
+    def set_adapter(self, slot: int, adapter: LoraAdapter) -> None:
+        """Keep `adapter` in `slot` (0 or more) as bfloat16, in place of what was there.
+
+        Raises `FormatError` for one that does not fit the model or whose weights do not stay
+        finite, `CapacityError` when memory does not suffice; then the slot is as before.
+        """
+        matrices = []
+        for name, matrix in adapter.matrices.items():
+            layer, part = _place(name)
+            matrices.append((part, layer, matrix.a, matrix.b, matrix.scale))
+        try:
+            finite = self._model.set_adapter(slot, matrices)
+        except ValueError as error:
+            raise FormatError(f"adapter {adapter.name} does not fit this model: {error}") from error
+        except MemoryError as error:
+            raise CapacityError(f"not enough memory for adapter {adapter.name}") from error
+        if not finite:
+            raise FormatError(f"adapter {adapter.name} has weights too large for bfloat16")
+
+    def free_adapter(self, slot: int) -> None:
+        """Forget the adapter in `slot`; `InternalError` where there is none."""
+        try:
+            self._model.free_adapter(slot)
+        except IndexError as error:
+            raise InternalError(str(error)) from error
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of all adapters that are set."""
+        return int(self._model.adapter_bytes)
 
     def time_stages(self) -> None:
         """From now on add up the time of each stage of a pass, from zero."""

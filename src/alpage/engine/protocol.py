@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alpage.core.config import LlamaConfig
 from alpage.core.types import FinishReason, SamplingParams, Usage
+from alpage.weights.peft import LoraAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class StepBatch:
     sequences: NDArray[np.int32]  # [rows], index into page_tables
     page_tables: NDArray[np.int32]  # [sequences, pages]
     outputs: NDArray[np.int32]  # [outputs], the rows whose logits or states are wanted
+    adapters: NDArray[np.int32] | None = None
+    """[sequences], the slot of each one's adapter, -1: none; None: nobody has one."""
 
 
 class Runner(Protocol):
@@ -62,6 +65,23 @@ class Runner(Protocol):
         """
         ...
 
+    def set_adapter(self, slot: int, adapter: LoraAdapter) -> None:
+        """Keep `adapter` in `slot` (0 or more), in place of what was there.
+
+        Raises `FormatError` for one that does not fit the model, `CapacityError` when memory does
+        not suffice; then the slot is as before.
+        """
+        ...
+
+    def free_adapter(self, slot: int) -> None:
+        """Forget the adapter in `slot`; `InternalError` where there is none."""
+        ...
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Memory of all adapters that are set, in bytes."""
+        ...
+
     def close(self) -> None:
         """Release weights and cache; the runner cannot be used afterwards."""
         ...
@@ -76,7 +96,7 @@ class Request:
     prompts, those of two never do. `tenant` and `priority` (larger first) count where the
     scheduler's policy looks at them. After `timeout` seconds from its arrival, waiting included,
     the request ends with the reason "deadline". `speculate` lets guesses at the answer run along
-    where that pays; it changes no token.
+    where that pays; it changes no token. `adapter` is the name of one that the engine has loaded.
     """
 
     prompt: Sequence[int]
@@ -89,6 +109,7 @@ class Request:
     tenant: str = ""
     priority: int = 0
     timeout: float | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +120,7 @@ class EmbedRequest:
     tenant: str = ""
     priority: int = 0
     timeout: float | None = None
+    adapter: str | None = None
 
 
 Top = Sequence[tuple[int, float]]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.errors import AlpageError, CapacityError, InputError, InternalError, UsageError
+from alpage.engine.adapters import Adapters
 from alpage.engine.pace import Pace
 from alpage.engine.pages import Key, PageAllocator, PageTable, first_key
 from alpage.engine.policy import Policy
@@ -73,7 +74,7 @@ class Scheduler:
 
     `context` (tokens) may be smaller than the model's own context length. `clock` gives seconds.
     `spill` keeps cached beginnings on disk: it is asked for pages that are not here, and gets
-    those that are at `save`.
+    those that are at `save`. `adapters` are those that requests can name.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Scheduler:
         sampler: Sampler = sample_reference,
         clock: Callable[[], float] = time.perf_counter,
         spill: Spill | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self._runner = runner
+        self._adapters = adapters or Adapters(runner, 0)
         self._spill = spill
         self._limits = limits or Limits()
         self._policy = policy or Policy()
@@ -135,6 +138,8 @@ class Scheduler:
                 f"the prompt has {prompt.size} tokens, but the cache holds {self._pool}; "
                 "load the model with a larger cache"
             )
+        if request.adapter is not None:
+            self._adapters.find(request.adapter)
         if isinstance(request, Request):
             for token in request.sampling.logit_bias:
                 if token >= vocabulary:
@@ -145,7 +150,8 @@ class Scheduler:
     def add(self, number: int, request: Request | EmbedRequest) -> None:
         """Queue a request under a `number` that no other request has."""
         self.check(request)
-        root = first_key(request.tenant)
+        adapter = None if request.adapter is None else self._adapters.use(request.adapter)
+        root = first_key(request.tenant, adapter.digest if adapter else "")
         table = PageTable(self._pages, self._runner.page_size, root)
         sequence: Sequence
         if isinstance(request, EmbedRequest):
@@ -153,6 +159,7 @@ class Scheduler:
         else:
             limit = min(self.context, self._pool)
             sequence = Generation(number, request, table, limit, self._sampler)
+        sequence.adapter = adapter
         sequence.arrival = self._arrivals
         self._arrivals += 1
         if request.timeout is not None:
@@ -367,6 +374,8 @@ class Scheduler:
         (self._running if sequence in self._running else self._waiting).remove(sequence)
         sequence.evict()
         self._policy.left(sequence)
+        if sequence.adapter is not None:
+            self._adapters.leave(sequence.adapter)
         return (sequence.number, event)
 
     def _fail_running(self, error: Exception) -> list[Outcome]:
@@ -388,12 +397,14 @@ def _batch(chunks: list[tuple[Sequence, range]], wanted: list[list[int]]) -> Ste
         positions += chunk
         sequences += [index] * len(chunk)
         tables[index, : len(sequence.table.row)] = sequence.table.row
+    slots = [s.adapter.slot if s.adapter else -1 for s, _ in chunks]
     return StepBatch(
         np.array(tokens, np.int32),
         np.array(positions, np.int32),
         np.array(sequences, np.int32),
         tables,
         np.array(outputs, np.int32),
+        np.array(slots, np.int32) if max(slots) >= 0 else None,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage.core.types import FinishReason, Usage
+from alpage.engine.adapters import Loaded
 from alpage.engine.pages import PageTable
 from alpage.engine.protocol import (
     EmbeddingEvent,
@@ -40,6 +41,7 @@ class Sequence(ABC):
         self.table = table
         self.tenant = request.tenant
         self.priority = request.priority
+        self.adapter: Loaded | None = None
         self.arrival = 0
         self.deadline = math.inf
         self._taken_over: int | None = None

@@ -7,19 +7,22 @@ logits), so sampling can differ where two tokens are that close.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from alpage.core.errors import CapacityError, InputError, InternalError, UsageError
+from alpage.core.errors import CapacityError, FormatError, InputError, InternalError, UsageError
 from alpage.engine.protocol import StepBatch
 from alpage.model.llama import Llama, attend
 from alpage.model.load import DTypeName, load, parse_dtype
+from alpage.weights.peft import LoraAdapter, LoraMatrix
 from alpage.weights.source import ModelSource
 
 
@@ -46,6 +49,7 @@ class TorchRunner:
         self.page_count = page_count
         self._model: Llama | None = model.eval()
         self._device = model.tok_embeddings.weight.device
+        self._adapters: dict[int, LoraAdapter] = {}
         slots = page_count * page_size
         shape = (self.config.n_layers, slots, self.config.n_kv_heads, self.config.head_dim)
         number_type = parse_dtype(kv_dtype)
@@ -135,6 +139,31 @@ class TorchRunner:
             raise InternalError("this runner is closed")
         return self._model
 
+    def set_adapter(self, slot: int, adapter: LoraAdapter) -> None:
+        """Keep `adapter` in `slot` in float32; `FormatError` when it does not fit the model."""
+        if self._model is None or slot < 0:
+            raise InternalError(f"no adapter can be set in slot {slot} of this runner")
+        modules = dict(self._model.named_modules())
+        for name, matrix in adapter.matrices.items():
+            linear = modules.get(name.removesuffix(".weight"))
+            wanted = (matrix.b.shape[0], matrix.a.shape[1])
+            if not isinstance(linear, nn.Linear) or linear.weight.shape != wanted:
+                raise FormatError(
+                    f"adapter {adapter.name} does not fit this model: it adds {wanted[0]} x "
+                    f"{wanted[1]} to {name}"
+                )
+        self._adapters[slot] = adapter
+
+    def free_adapter(self, slot: int) -> None:
+        """Forget the adapter in `slot`; `InternalError` where there is none."""
+        if self._adapters.pop(slot, None) is None:
+            raise InternalError(f"no adapter in slot {slot}")
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of all adapters that are set, in float32."""
+        return sum(4 * adapter.size for adapter in self._adapters.values())
+
     def close(self) -> None:
         """Let go of model and pages; further calls raise `InternalError`."""
         self._model = None
@@ -144,7 +173,7 @@ class TorchRunner:
         model = self._running()
         _check_rows(batch, self.config.vocab_size)
         spans = _spans(batch, self.page_size, self.page_count)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._adapted(model, batch):
             cache = PagedCache(self._keys, self._values, batch.positions, spans)
             tokens = self._on_device(batch.tokens)[None]  # [1, L]
             states = model.hidden(tokens, cache)[0]  # [L, D]
@@ -153,8 +182,60 @@ class TorchRunner:
             array: NDArray[np.float32] = result.cpu().numpy()
             return array
 
+    @contextmanager
+    def _adapted(self, model: Llama, batch: StepBatch) -> Iterator[None]:
+        """For one pass, let the rows of each sequence go through its adapter."""
+        rows = {} if batch.adapters is None else _adapter_rows(batch, self._adapters)
+        modules = dict(model.named_modules())
+        handles = []
+        for slot, chosen in rows.items():
+            for name, matrix in self._adapters[slot].matrices.items():
+                linear = modules[name.removesuffix(".weight")]
+                added = _Addition(matrix, self._on_device(chosen), self._device)
+                handles.append(linear.register_forward_hook(added))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def _on_device(self, ids: NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(ids.astype(np.int64)).to(self._device)
+
+
+class _Addition:
+    """A forward hook: y[rows] += scale * b (a x[rows]), computed in float32."""
+
+    def __init__(self, matrix: LoraMatrix, rows: Tensor, device: torch.device) -> None:
+        self._rows = rows  # [n]
+        self._a = torch.from_numpy(matrix.a).to(device)  # [R, in]
+        self._b = torch.from_numpy(matrix.b).to(device)  # [out, R]
+        self._scale = matrix.scale
+
+    def __call__(self, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Output [1, L, out] for inputs[0] [1, L, in]."""
+        x = inputs[0][0, self._rows].float()  # [n, in]
+        added = self._scale * (x @ self._a.T @ self._b.T)  # [n, out]
+        result = output.clone()
+        result[0, self._rows] = (output[0, self._rows].float() + added).to(output.dtype)
+        return result
+
+
+def _adapter_rows(
+    batch: StepBatch, adapters: dict[int, LoraAdapter]
+) -> dict[int, NDArray[np.int32]]:
+    """The rows of a step by the slot of their adapter."""
+    assert batch.adapters is not None
+    if batch.adapters.shape != (len(batch.page_tables),):
+        raise InternalError(
+            f"a step of {len(batch.page_tables)} sequences names {batch.adapters.size} adapters"
+        )
+    of_rows = batch.adapters[batch.sequences]  # [rows]
+    slots = [int(slot) for slot in np.unique(of_rows) if slot != -1]
+    for slot in slots:
+        if slot not in adapters:
+            raise InternalError(f"no adapter in slot {slot}")
+    return {slot: np.flatnonzero(of_rows == slot).astype(np.int32) for slot in slots}
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,7 +230,8 @@ class Llama:
     def _submit(self, request: TextRequest, assembler: Assembler) -> Callable[[], None]:
         asked = Request(
             request.prompt, request.sampling, self._side.end_ids, request.prompt_logprobs,
-            request.answer,
+            request.answer, request.speculate, request.tenant, request.priority, request.timeout,
+            request.adapter,
         )  # fmt: skip
         return self.engine.start(asked, assembler.on_event)
 

@@ -23,7 +23,7 @@ class TextRequest:
 
     `stop`: stop strings, not part of the answer. `tools`: names of the functions whose calls are
     cut out of the text; None looks for none. `prompt_logprobs` scores the prompt; `answer=False`
-    does nothing else.
+    does nothing else. The other fields are those of `engine.protocol.Request`.
     """
 
     prompt: Sequence[int]
@@ -32,6 +32,11 @@ class TextRequest:
     tools: frozenset[str] | None = None
     prompt_logprobs: bool = False
     answer: bool = True
+    speculate: bool = True
+    tenant: str = ""
+    priority: int = 0
+    timeout: float | None = None
+    adapter: str | None = None
 
 
 class Assembler:
