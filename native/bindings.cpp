@@ -170,7 +170,7 @@ NB_MODULE(_native, m) {
              }, "name"_a, "layer"_a, "data"_a)
         .def("finish", [](PyModel& self, int64_t pages) { self.model.finish(pages); }, "pages"_a)
         .def("forward", &PyModel::forward, "tokens"_a, "positions"_a, "sequences"_a,
-             "page_tables"_a, "outputs"_a, "hidden"_a, "adapters"_a.none(),
+             "page_tables"_a, "outputs"_a, "hidden"_a, "adapters"_a = nb::none(),
              nb::rv_policy::reference)
         .def("set_adapter", &PyModel::set_adapter, "slot"_a, "matrices"_a)
         .def("free_adapter", [](PyModel& self, int32_t slot) { self.model.free_adapter(slot); },

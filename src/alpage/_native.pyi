@@ -42,7 +42,7 @@ class Model:
         page_tables: NDArray[np.int32],
         outputs: NDArray[np.int32],
         hidden: bool,
-        adapters: NDArray[np.int32] | None,
+        adapters: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]: ...
     def set_adapter(
         self,
