@@ -200,7 +200,7 @@ NB_MODULE(_native, m) {
                  self.model.finish(pages, kv_type(kv));
              }, "pages"_a, "kv"_a = "bf16")
         .def("forward", &PyModel::forward, "tokens"_a, "positions"_a, "sequences"_a,
-             "page_tables"_a, "outputs"_a, "hidden"_a, "adapters"_a.none(),
+             "page_tables"_a, "outputs"_a, "hidden"_a, "adapters"_a = nb::none(),
              nb::rv_policy::reference)
         .def("read_page", &PyModel::read_page, "page"_a)
         .def("write_page", &PyModel::write_page, "page"_a, "data"_a)

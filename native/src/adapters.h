@@ -32,8 +32,8 @@ public:
     // Lays the matrices out in the order in which a pass reads them; `pack` fills them in. Throws
     // std::invalid_argument when one is unknown or given twice.
     Adapter(int64_t layers, const std::vector<AdapterMatrix>& matrices);
-    // Fills in one layer, of the same matrices. False when a weight is NaN or infinite, or too large
-    // for bf16.
+    // Fills in one layer, of the same matrices. False when a weight is NaN or infinite, or too
+    // large for bf16.
     bool pack(int64_t layer, const std::vector<AdapterMatrix>& matrices);
 
     const LowRank& at(int64_t layer, AdapterGroup group) const {

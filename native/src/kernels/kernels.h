@@ -79,8 +79,8 @@ struct MatmulPart {
     bool accumulate;  // y += instead of y =
 };
 
-// Part of a product of some rows with a matrix of an adapter, [matrix_rows][columns] in bf16: panels
-// of [columns rounded up to 4, / 2][16][2] (pairs of columns), padded with zeros.
+// Part of a product of some rows with a matrix of an adapter, [matrix_rows][columns] in bf16:
+// panels of [columns rounded up to 4, / 2][16][2] (pairs of columns), padded with zeros.
 struct LowRankPart {
     const uint16_t* panels;
     int64_t panel_begin, panel_end, columns, matrix_rows;
