@@ -49,8 +49,10 @@ void penalise(std::vector<double>& logits, const int32_t* history, int64_t lengt
     }
 }
 
-// Logits after bias and penalties, the largest taken off. In double: beside the bias that forces a
-// token, single precision would lose the logits.
+bool is_allowed(const uint32_t* allowed, size_t id) { return allowed[id / 32] >> id % 32 & 1; }
+
+// Logits after bias and penalties, the largest of the allowed ones taken off. In double: beside the
+// bias that forces a token, single precision would lose the logits.
 std::vector<float> penalised(const float* logits, int64_t vocab, const int32_t* history,
                              int64_t history_length, int64_t prompt_length,
                              const SamplingParams& p) {
@@ -60,6 +62,9 @@ std::vector<float> penalised(const float* logits, int64_t vocab, const int32_t* 
         if (id >= 0 && id < vocab) scores[static_cast<size_t>(id)] += p.bias_values[i];
     }
     penalise(scores, history, history_length, prompt_length, p);
+    for (size_t id = 0; p.allowed && id < scores.size(); ++id) {
+        if (!is_allowed(p.allowed, id)) scores[id] = -INFINITY;
+    }
     const double largest = *std::max_element(scores.begin(), scores.end());
     std::vector<float> result;
     result.reserve(scores.size());
@@ -70,6 +75,21 @@ std::vector<float> penalised(const float* logits, int64_t vocab, const int32_t* 
 bool changes_logits(const SamplingParams& p) {
     return p.bias_count || p.repetition_penalty != 1 || p.presence_penalty != 0 ||
            p.frequency_penalty != 0;
+}
+
+std::vector<float> only_allowed(const float* logits, int64_t vocab, const uint32_t* allowed) {
+    std::vector<float> result(logits, logits + vocab);
+    for (size_t id = 0; id < result.size(); ++id) {
+        if (!is_allowed(allowed, id)) result[id] = -INFINITY;
+    }
+    return result;
+}
+
+bool can_be(const float* logits, int64_t vocab, const uint32_t* allowed) {
+    for (int64_t id = 0; id < vocab; ++id) {
+        if (logits[id] > -INFINITY && is_allowed(allowed, static_cast<size_t>(id))) return true;
+    }
+    return false;
 }
 
 void sort_best(std::vector<Candidate>& all, size_t count) {
@@ -156,11 +176,17 @@ Sampled sample(const float* logits, int64_t vocab, const int32_t* history, int64
     Sampled result;
     const float maximum = vocab < 1 ? NAN : kernels.largest(logits, vocab);
     if (!std::isfinite(maximum)) return result;
+    if (p.allowed && !can_be(logits, vocab, p.allowed)) {
+        result.token = -2;
+        return result;
+    }
     std::vector<float> changed;
     const float* effective = logits;
     float largest = maximum;
-    if (changes_logits(p)) {
-        changed = penalised(logits, vocab, history, history_length, prompt_length, p);
+    if (changes_logits(p) || p.allowed) {
+        changed = changes_logits(p)
+                      ? penalised(logits, vocab, history, history_length, prompt_length, p)
+                      : only_allowed(logits, vocab, p.allowed);
         effective = changed.data();
         largest = kernels.largest(effective, vocab);
         if (!std::isfinite(largest)) return result;
