@@ -29,12 +29,12 @@ struct Sampled {
     std::vector<std::pair<int32_t, double>> top;
 };
 
-// `history`: prompt and answer so far, of which the first prompt_length are the prompt. Order:
-// what is not allowed goes; bias; repetition penalty on every distinct token of history (CTRL, Keskar et al. 2019: positive
-// logits divided, negative multiplied); presence and frequency penalties on the answer's tokens
-// (OpenAI's definition); temperature; top-k; top-p (Holtzman et al. 2020: the smallest set that
-// reaches p); min-p (Nguyen et al. 2024: at least p times the largest). Ties go to the lower id.
-// Ids out of range are ignored.
+// `history`: prompt and answer so far, of which the first prompt_length are the prompt. Order: what
+// is not allowed goes; bias; repetition penalty on every distinct token of history (CTRL: positive
+// logits divided, negative multiplied; Keskar et al. 2019); presence and frequency penalties on the
+// answer's tokens (OpenAI's definition); temperature; top-k; top-p (Holtzman et al. 2020: the
+// smallest set that reaches p); min-p (Nguyen et al. 2024: at least p times the largest). Ties go
+// to the lower id. Ids out of range are ignored.
 Sampled sample(const float* logits, int64_t vocab, const int32_t* history, int64_t history_length,
                int64_t prompt_length, const SamplingParams& params);
 

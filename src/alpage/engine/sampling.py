@@ -82,14 +82,14 @@ def sample_reference(
     """Choose a token, plainly: the oracle of the native sampler. Everything in double precision.
 
     `logits` is float32 [vocab]; `history` holds the prompt (`prompt_length` ids) and the answer so
-    far. Ids whose bit in `allowed` is 0 cannot be chosen. In this order: bias is added; the repetition penalty divides positive and multiplies
-    negative logits of every distinct token of the history; the presence penalty is subtracted once
-    and the frequency penalty once per occurrence for tokens of the answer. Temperature 0 takes the
-    largest (the lowest id of equals). Otherwise logits are divided by the temperature; of the
-    tokens sorted by falling logit (equals by rising id) the `top_k` first stay (0: all), then the
-    shortest head whose probability reaches `top_p` of what stayed, then those with at least
-    `min_p` times the largest probability; the draw picks where the running sum passes
-    `uniform(seed, step)` times the sum.
+    far. In this order: ids whose bit in `allowed` is 0 are left out; bias is added; the repetition
+    penalty divides positive and multiplies negative logits of every distinct token of the history;
+    the presence penalty is subtracted once and the frequency penalty once per occurrence for tokens
+    of the answer. Temperature 0 takes the largest (the lowest id of equals). Otherwise logits are
+    divided by the temperature; of the tokens sorted by falling logit (equals by rising id) the
+    `top_k` first stay (0: all), then the shortest head whose probability reaches `top_p` of what
+    stayed, then those with at least `min_p` times the largest probability; the draw picks where
+    the running sum passes `uniform(seed, step)` times the sum.
 
     Returns the token, or -1 when a logit is NaN or the largest is infinite, or -2 when no token
     that can be is allowed; and, from the unmodified logits, its logprob with the `top_logprobs`
@@ -186,9 +186,7 @@ class SamplingState:
         self._history[self._length] = token
         self._length += 1
 
-    def sample(
-        self, logits: Floats, allowed: Mask | None = None
-    ) -> tuple[int, float | None, Top]:
+    def sample(self, logits: Floats, allowed: Mask | None = None) -> tuple[int, float | None, Top]:
         """Token, logprob and most likely tokens for one row.
 
         FormatError if it is not finite, InternalError if nothing that can be is `allowed`.
