@@ -125,8 +125,11 @@ std::tuple<int32_t, std::optional<double>, Top> sample(
     In<float, 1> logits, Ids history, int64_t prompt_length, float temperature, int64_t top_k,
     float top_p, float min_p, float repetition_penalty, float presence_penalty,
     float frequency_penalty, Ids bias_ids, In<float, 1> bias_values, uint64_t seed, uint64_t step,
-    int top_logprobs) {
+    int top_logprobs, std::optional<In<uint32_t, 1>> allowed) {
     if (bias_ids.size() != bias_values.size()) throw nb::value_error("bias ids and values differ");
+    if (allowed && allowed->size() < (logits.size() + 31) / 32) {
+        throw nb::value_error("the allowed ids must have one bit a logit");
+    }
     alpage::SamplingParams params;
     params.temperature = temperature;
     params.top_k = top_k;
@@ -141,6 +144,7 @@ std::tuple<int32_t, std::optional<double>, Top> sample(
     params.seed = seed;
     params.step = step;
     params.top_logprobs = top_logprobs;
+    params.allowed = allowed ? allowed->data() : nullptr;
     alpage::Sampled result;
     {
         nb::gil_scoped_release release;
@@ -235,5 +239,5 @@ NB_MODULE(_native, m) {
     m.def("sample", &sample, "logits"_a, "history"_a, "prompt_length"_a, "temperature"_a,
           "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "presence_penalty"_a,
           "frequency_penalty"_a, "bias_ids"_a, "bias_values"_a, "seed"_a, "step"_a,
-          "top_logprobs"_a);
+          "top_logprobs"_a, "allowed"_a = nb::none());
 }

@@ -49,8 +49,28 @@ void penalise(std::vector<double>& logits, const int32_t* history, int64_t lengt
     }
 }
 
-// Logits after bias and penalties, the largest taken off. In double: beside the bias that forces a
-// token, single precision would lose the logits.
+// Makes -infinity of what is not allowed; whether anything is left. Masks are mostly words of all
+// ones or all zeros.
+template <typename T>
+bool forbid(std::vector<T>& logits, const uint32_t* allowed) {
+    bool left = false;
+    for (size_t first = 0; first < logits.size(); first += 32) {
+        const size_t end = std::min(first + 32, logits.size());
+        const uint32_t word = allowed[first / 32];
+        if (word == 0) {
+            std::fill(&logits[first], &logits[first] + (end - first), -INFINITY);
+            continue;
+        }
+        for (size_t id = first; word != ~0u && id < end; ++id) {
+            if (!(word >> (id - first) & 1)) logits[id] = -INFINITY;
+        }
+        for (size_t id = first; !left && id < end; ++id) left = logits[id] > -INFINITY;
+    }
+    return left;
+}
+
+// Logits after bias and penalties, the largest of the allowed ones taken off; empty if none can be.
+// In double: beside the bias that forces a token, single precision would lose the logits.
 std::vector<float> penalised(const float* logits, int64_t vocab, const int32_t* history,
                              int64_t history_length, int64_t prompt_length,
                              const SamplingParams& p) {
@@ -60,6 +80,7 @@ std::vector<float> penalised(const float* logits, int64_t vocab, const int32_t* 
         if (id >= 0 && id < vocab) scores[static_cast<size_t>(id)] += p.bias_values[i];
     }
     penalise(scores, history, history_length, prompt_length, p);
+    if (p.allowed && !forbid(scores, p.allowed)) return {};
     const double largest = *std::max_element(scores.begin(), scores.end());
     std::vector<float> result;
     result.reserve(scores.size());
@@ -159,8 +180,17 @@ Sampled sample(const float* logits, int64_t vocab, const int32_t* history, int64
     std::vector<float> changed;
     const float* effective = logits;
     float largest = maximum;
-    if (changes_logits(p)) {
-        changed = penalised(logits, vocab, history, history_length, prompt_length, p);
+    if (changes_logits(p) || p.allowed) {
+        if (changes_logits(p)) {
+            changed = penalised(logits, vocab, history, history_length, prompt_length, p);
+        } else {
+            changed.assign(logits, logits + vocab);
+            if (!forbid(changed, p.allowed)) changed.clear();
+        }
+        if (changed.empty()) {
+            result.token = -2;
+            return result;
+        }
         effective = changed.data();
         largest = kernels.largest(effective, vocab);
         if (!std::isfinite(largest)) return result;

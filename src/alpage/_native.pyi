@@ -101,4 +101,5 @@ def sample(
     seed: int,
     step: int,
     top_logprobs: int,
+    allowed: NDArray[np.uint32] | None = None,
 ) -> tuple[int, float | None, list[tuple[int, float]]]: ...

@@ -21,6 +21,33 @@ def test_nothing_but_the_answer(alpage: Alpage, parrot: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("Hi.\n", "", 0)
 
 
+def test_an_answer_that_follows_a_grammar(
+    alpage: Alpage, smollm2_path: Path, tmp_path: Path
+) -> None:
+    schema = '{"type": "object", "properties": {"n": {"const": 7}}, "required": ["n"], '
+    schema += '"additionalProperties": false}'
+    (tmp_path / "schema.json").write_text(schema)
+    (tmp_path / "sum.lark").write_text('start: "1" ("+" "1")~2')
+    for option, value, answer in (
+        ("--json-schema", schema, '{"n": 7}\n'),
+        ("--json-schema", "schema.json", '{"n": 7}\n'),
+        ("--regex", "yes{3}", "yesss\n"),
+        ("--grammar", "sum.lark", "1+1+1\n"),
+    ):
+        done = alpage("run", smollm2_path, "Count.", option, value)
+        assert (done.stdout, done.stderr, done.returncode) == (answer, "", 0)
+    for options, message in (
+        (("--json-schema", '{"uniqueItems": true}'), "uniqueItems"),
+        (("--json-schema", "missing.json"), "--json-schema cannot read missing.json"),
+        (("--grammar", tmp_path), "--grammar cannot read"),
+        (("--regex", "("), "unclosed group"),
+        (("--regex", "a", "--grammar", "sum.lark"), "give --regex or --grammar"),
+    ):
+        done = alpage("run", smollm2_path, "Count.", *options)
+        assert (done.stdout, done.returncode) == ("", 2)
+        assert message in done.stderr
+
+
 def test_one_line_end_and_not_two(alpage: Alpage, tmp_path: Path) -> None:
     path = write_speaker(tmp_path / "line.gguf", b"Hi.\n")
     # In this model "\n" is also the template's last token: without a template it ends the answer.

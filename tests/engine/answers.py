@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.fakes import expected_logits, expected_states
+from tests.engine.fakes import FakeConstraint, expected_logits, expected_states, packed
 
 from alpage.core.types import SamplingParams
 from alpage.engine.protocol import (
@@ -56,13 +56,25 @@ def expected(asked: Request, limit: int) -> tuple[list[int], str]:
     """Tokens and finish reason of `asked`, computed plainly: no pages, no batch, no chunks."""
     window, params, answer = list(asked.prompt), asked.sampling, list[int]()
     state = SamplingState(params, asked.prompt, sample_reference)
+    rule = asked.constraint.again() if isinstance(asked.constraint, FakeConstraint) else None
     while True:
-        token, _, _ = state.sample(expected_logits(window))
+        mask = None
+        if rule is not None:
+            mask, complete = rule.allowed()
+            if complete and not mask.any():
+                return answer, "stop"
+            if complete:
+                mask = mask | packed({*params.stop_token_ids, *asked.eos_ids})
+        token, _, _ = state.sample(expected_logits(window), mask)
         if token in params.stop_token_ids or (token in asked.eos_ids and not params.ignore_eos):
             return answer, "stop"
         state.append(token)
         answer.append(token)
         window.append(token)
+        if rule is not None:
+            rule.accept(token)
+            if rule.ended:
+                return answer, "stop"
         if len(answer) == params.max_tokens:
             return answer, "length"
         if len(window) > limit:

@@ -1,7 +1,11 @@
-"""A runner whose answer depends on every earlier token, read back through the sequence's pages."""
+"""A runner whose answer depends on every earlier token, read back through the sequence's pages.
 
+And a constraint whose choices depend on every token that it took.
+"""
+
+import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,12 +70,14 @@ class FakeRunner:
 
     def read_page(self, page: int) -> bytes:
         assert 0 <= page < self.page_count
-        return bytes(self.cells[page].tobytes())
+        return bytes(self.cells[page].tobytes() + self.marks[page].tobytes())
 
     def write_page(self, page: int, data: bytes) -> None:
         assert 0 <= page < self.page_count
-        assert len(data) == self.cells[page].nbytes, "not a page of this cache"
-        self.cells[page] = np.frombuffer(data, np.int32)
+        tokens = self.cells[page].nbytes
+        assert len(data) == tokens + self.marks[page].nbytes, "not a page of this cache"
+        self.cells[page] = np.frombuffer(data[:tokens], np.int32)
+        self.marks[page] = np.frombuffer(data[tokens:], np.int64)
 
     def set_adapter(self, slot: int, adapter: LoraAdapter) -> None:
         assert slot >= 0
@@ -188,3 +194,56 @@ def expected_logits(tokens: list[int], adapter: str = "") -> NDArray[np.float32]
 def expected_states(tokens: list[int]) -> NDArray[np.float32]:
     """The fake's state at each place of `tokens`: [n, DIM]."""
     return np.array([FakeRunner()._noise(tokens[: i + 1], DIM) for i in range(len(tokens))])
+
+
+def packed(ids: Iterable[int]) -> NDArray[np.uint32]:
+    """A mask that allows `ids`."""
+    bits = np.zeros(VOCAB, np.bool_)
+    bits[list(ids)] = True
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+class FakeConstraint:
+    """Of `length` tokens; what may come next is drawn from the seed and all that came before.
+
+    Every third place or so leaves no choice, every fifth may end the answer. A token that was not
+    allowed, such as one that is taken twice, trips an assertion.
+    """
+
+    def __init__(self, seed: int, length: int) -> None:
+        self.seed, self.length = seed, length
+        self.taken: list[int] = []
+
+    def again(self) -> "FakeConstraint":
+        return FakeConstraint(self.seed, self.length)
+
+    @property
+    def ended(self) -> bool:
+        return len(self.taken) == self.length
+
+    def prepare(self) -> None:
+        return
+
+    def allowed(self) -> tuple[NDArray[np.uint32], bool]:
+        ids, complete = self._after(self.taken)
+        return packed(ids), complete
+
+    def accept(self, token: int) -> None:
+        assert token in self._after(self.taken)[0], f"{token} after {self.taken}"
+        self.taken.append(token)
+
+    def forced(self) -> list[int]:
+        taken = list(self.taken)
+        while True:
+            ids, complete = self._after(taken)
+            if complete or len(ids) != 1:
+                return taken[len(self.taken) :]
+            taken += ids
+
+    def _after(self, taken: list[int]) -> tuple[list[int], bool]:
+        if len(taken) == self.length:
+            return [], True
+        chance = random.Random(f"{self.seed} {taken}")
+        if chance.random() < 0.3:
+            return [chance.randrange(60)], False
+        return chance.sample(range(60), chance.randint(2, 20)), chance.random() < 0.2

@@ -1,197 +1,148 @@
-"""Adapters per request: no bit of an answer depends on company, chunks, threads or other slots."""
+"""Adapters by name in the engine: each request gets its own, and nobody a neighbour's pages."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from tests.engine.answers import end_of, run, tokens_of
 from tests.engine.fakes import FakeRunner, expected_logits
-from tests.parity.models import CONFIG, deviation, gguf_file, random_weights
-from tests.weights.peft_files import random_adapter
 
-from alpage.core.errors import FormatError, InternalError
-from alpage.engine.native import NativeRunner, available_isas
-from alpage.engine.protocol import Runner, StepBatch
-from alpage.engine.torch import TorchRunner
-from alpage.weights.contents import ModelSource
+from alpage.core.errors import CapacityError, UsageError
+from alpage.core.types import SamplingParams
+from alpage.engine.adapters import Adapters
+from alpage.engine.engine import Engine
+from alpage.engine.protocol import EmbedRequest, FinishEvent, Request, TokenEvent
+from alpage.engine.sampling import SamplingState, sample_reference
+from alpage.engine.scheduler import Limits, Scheduler
 from alpage.weights.peft import LoraAdapter, LoraMatrix
-from alpage.weights.source import open_model
-from alpage.weights.tensor import TensorType
 
-Logits = NDArray[np.float32]
-RNG = np.random.default_rng(5)
-TEXTS = [RNG.integers(0, CONFIG.vocab_size, n).astype(np.int32) for n in (9, 17, 5, 12, 17, 3)]
-SLOTS = [4, -1, 0, 4, 0, 4]
-ADAPTERS = {0: random_adapter(CONFIG, 1, rank=5), 4: random_adapter(CONFIG, 2, rank=16)}
+LONG = [(7 * i) % 60 for i in range(21)]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSource]:
-    path = tmp_path_factory.mktemp("adapted") / "model.gguf"
-    kinds = [TensorType.Q8_0, TensorType.Q4_K, TensorType.BF16]
-    with open_model(gguf_file(path, CONFIG, random_weights(CONFIG), kinds)) as opened:
-        yield opened
+def adapter(name: str, rank: int = 2) -> LoraAdapter:
+    """A and B in the fake's sizes; the fake's answers follow from the name."""
+    rng = np.random.default_rng(len(name))
+    a = rng.standard_normal((rank, 8)).astype(np.float32)
+    b = rng.standard_normal((8, rank)).astype(np.float32) + sum(map(ord, name))
+    return LoraAdapter(name, {"layers.0.attention.wq.weight": LoraMatrix(a, b, 1.0)})
 
 
-def native(source: ModelSource, threads: int = 1, isa: str | None = None) -> NativeRunner:
-    runner = NativeRunner(source, threads=threads, context_tokens=16 * 16, isa=isa)
-    for slot, adapter in ADAPTERS.items():
-        runner.set_adapter(slot, adapter)
-    return runner
+def asked(name: str | None, prompt: Sequence[int] = (1, 2, 3), tokens: int = 6) -> Request:
+    return Request(prompt, SamplingParams(max_tokens=tokens, seed=1), adapter=name)
 
 
-def feed(
-    runner: Runner, texts: Sequence[NDArray[np.int32]], slots: Sequence[int] | None, chunk: int = 64
-) -> list[Logits]:
-    """All logits of each text, all texts together, `chunk` tokens of each in a step."""
-    found: list[list[Logits]] = [[] for _ in texts]
-    for start in range(0, max(map(len, texts)), chunk):
-        going = [i for i, text in enumerate(texts) if len(text) > start]
-        parts = [texts[i][start : start + chunk] for i in going]
-        rows = np.repeat(np.arange(len(going)), [len(part) for part in parts]).astype(np.int32)
-        places = np.concatenate([np.arange(len(part)) + start for part in parts])
-        tables = np.array([[2 * i, 2 * i + 1] for i in going], np.int32)
-        chosen = None if slots is None else np.array([slots[i] for i in going], np.int32)
-        everything = np.arange(len(rows), dtype=np.int32)
-        logits = runner.forward(
-            StepBatch(
-                np.concatenate(parts), places.astype(np.int32), rows, tables, everything, chosen
-            )
-        )
-        for number, i in enumerate(going):
-            found[i].append(logits[rows == number].copy())
-    return [np.concatenate(pieces) for pieces in found]
+def expected(name: str | None, prompt: Sequence[int] = (1, 2, 3), tokens: int = 6) -> list[int]:
+    window = list(prompt)
+    state = SamplingState(SamplingParams(max_tokens=tokens, seed=1), prompt, sample_reference)
+    for _ in range(tokens):
+        window.append(state.sample(expected_logits(window, name or ""))[0])
+        state.append(window[-1])
+    return window[len(prompt) :]
 
 
-@pytest.mark.parametrize("isa", available_isas())
-def test_company_chunks_and_threads_change_no_bit(source: ModelSource, isa: str) -> None:
-    runner = native(source, isa=isa)
-    alone = [feed(runner, [t], [s])[0] for t, s in zip(TEXTS, SLOTS, strict=True)]
-    for threads, chunk in ((1, 64), (2, 64), (3, 4), (2, 1)):
-        for text, exact in zip(
-            feed(native(source, threads, isa), TEXTS, SLOTS, chunk), alone, strict=True
-        ):
-            assert np.array_equal(text, exact)
-    plain = feed(runner, TEXTS, None)
-    for slot, without, with_adapter in zip(SLOTS, plain, alone, strict=True):
-        assert np.array_equal(without, with_adapter) == (slot == -1)
+def made(*names: str, pages: int = 64, budget: int = 1 << 20) -> tuple[Scheduler, Adapters]:
+    runner = FakeRunner(pages=pages)
+    adapters = Adapters(runner, budget)
+    for name in names:
+        adapters.load(name, adapter(name))
+    return Scheduler(runner, adapters=adapters, limits=Limits(rows=16, running=8)), adapters
 
 
-def test_equals_the_reference(source: ModelSource) -> None:
-    reference = TorchRunner.load(source, page_count=16)
-    for slot, adapter in ADAPTERS.items():
-        reference.set_adapter(slot, adapter)
-    exact = feed(reference, TEXTS, SLOTS)
-    for isa in available_isas():
-        found = feed(native(source, 2, isa), TEXTS, SLOTS)
-        assert deviation(np.concatenate(found), np.concatenate(exact)) < 5e-3
-    without = np.concatenate(feed(reference, TEXTS, None))
-    assert deviation(without, np.concatenate(exact)) > 0.1
+def test_many_adapters_in_one_batch_each_answer_as_alone() -> None:
+    scheduler, adapters = made("a", "bb", "ccc", pages=20)
+    names = [None, "a", "bb", "ccc", "a", None, "bb"]
+    prompts = [[n, n + 1, 5] for n in range(7)]
+    for number, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+        scheduler.add(number, asked(name, prompt, 12))
+    events = run(scheduler)
+    for number, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+        assert tokens_of(events[number]) == expected(name, prompt, 12)
+    assert expected("a") != expected("bb") != expected(None)
+    assert adapters.names == ("a", "bb", "ccc")
 
 
-@pytest.mark.parametrize("part", ["wq", "wk", "wv", "wo", "w1", "w2", "w3"])
-def test_each_matrix_alone_equals_the_reference(source: ModelSource, part: str) -> None:
-    adapter = random_adapter(CONFIG, 3, rank=3, strength=1, only=f"layers.1.attention.{part}")
-    if not adapter.matrices:
-        adapter = random_adapter(CONFIG, 3, rank=3, strength=1, only=f"1.feed_forward.{part}")
-    runners: list[Runner] = [native(source), TorchRunner.load(source, page_count=16)]
-    for runner in runners:
-        runner.set_adapter(1, adapter)
-    found, exact = (np.concatenate(feed(runner, TEXTS, [1] * 6)) for runner in runners)
-    assert deviation(found, exact) < 5e-3
-    assert deviation(np.concatenate(feed(runners[1], TEXTS, None)), exact) > 0.02
+def test_pages_are_shared_by_content_of_the_adapter_alone() -> None:
+    scheduler, adapters = made("a", "bb")
+
+    def cached(name: str | None) -> int:
+        scheduler.add(0, asked(name, LONG))
+        events = run(scheduler)[0]
+        assert tokens_of(events) == expected(name, LONG)
+        return end_of(events).usage.cached_tokens
+
+    assert [cached(None), cached("a"), cached("bb")] == [0, 0, 0]
+    assert [cached(None), cached("a"), cached("bb")] == [20, 20, 20]
+    adapters.load("bb", adapter("a"))  # another one under an old name
+    scheduler.add(0, asked("bb", LONG))
+    assert end_of(run(scheduler)[0]).usage.cached_tokens == 20  # what "a" has run
 
 
-def test_slots_are_filled_replaced_and_freed_between_steps(source: ModelSource) -> None:
-    runner = native(source)
-    size = runner.adapter_bytes
-    weights = sum(adapter.size for adapter in ADAPTERS.values())
-    assert 2 * weights <= size < 4 * weights  # panels of 16 rows hold rank 5, too
-    before = feed(runner, TEXTS, SLOTS)
-    runner.set_adapter(9, random_adapter(CONFIG, 8, rank=2))
-    assert runner.adapter_bytes > size
-    runner.free_adapter(9)
-    assert runner.adapter_bytes == size
-    runner.set_adapter(4, ADAPTERS[0])
-    swapped = feed(runner, TEXTS, SLOTS)
-    assert np.array_equal(swapped[0], feed(runner, TEXTS[:1], [0])[0])
-    assert not np.array_equal(swapped[0], before[0]) and np.array_equal(swapped[4], before[4])
-    runner.set_adapter(4, ADAPTERS[4])
-    for found, exact in zip(feed(runner, TEXTS, SLOTS), before, strict=True):
-        assert np.array_equal(found, exact)
+def test_an_unloaded_adapter_serves_those_who_run_and_nobody_else() -> None:
+    scheduler, adapters = made("a", "bb")
+    runner = scheduler._runner
+    assert isinstance(runner, FakeRunner)
+    scheduler.add(0, asked("a", tokens=20))
+    run(scheduler, steps=3)
+    adapters.unload("a")
+    assert len(runner.adapters) == 2
+    with pytest.raises(UsageError, match="no adapter is called 'a'; loaded are bb"):
+        scheduler.add(1, asked("a"))
+    adapters.load("a", adapter("other"))  # takes a slot of its own
+    assert len(runner.adapters) == 3
+    run(scheduler)
+    assert sorted(a.name for a in runner.adapters.values()) == ["bb", "other"]
+    scheduler.add(2, asked("a"))
+    scheduler.add(3, EmbedRequest([1, 2], adapter="bb"))
+    run(scheduler, steps=1)
+    scheduler.cancel(2)
+    run(scheduler)
+    adapters.unload("a")
+    adapters.unload("bb")
+    assert runner.adapters == {}
+    with pytest.raises(UsageError, match="none is loaded"):
+        adapters.unload("a")
 
 
-def runners_of(source: ModelSource) -> list[Runner]:
-    return [native(source), TorchRunner.load(source, page_count=16)]
+def test_the_memory_for_adapters_is_bounded() -> None:
+    size = 2 * adapter("a").size
+    scheduler, adapters = made("a", budget=2 * size)
+    adapters.load("b", adapter("b"))
+    with pytest.raises(CapacityError, match="adapter 'c' needs"):
+        adapters.load("c", adapter("c"))
+    assert adapters.names == ("a", "b")
+    adapters.unload("a")
+    adapters.load("c", adapter("c"))
+    assert not scheduler.busy
 
 
-def test_what_runners_refuse(source: ModelSource) -> None:
-    good = random_adapter(CONFIG, 1)
-    other = random_adapter(replace(CONFIG, dim=128), 1)
-    deeper = random_adapter(replace(CONFIG, n_layers=4), 1)
-    for runner in runners_of(source):
-        runner.set_adapter(0, ADAPTERS[0])
-        before = feed(runner, TEXTS, [0] * 6)
-        for strange in (other, deeper):
-            with pytest.raises(FormatError, match=r"random-1 does not fit this model"):
-                runner.set_adapter(0, strange)
-        for slots in ([0, 7, 0, 0, 0, 0], [-2] * 6):
-            with pytest.raises(InternalError, match="no adapter in slot"):
-                feed(runner, TEXTS, slots)
-        with pytest.raises(InternalError, match="no adapter in slot 7"):
-            runner.free_adapter(7)
-        runner.set_adapter(7, good)
-        runner.free_adapter(7)
-        with pytest.raises(InternalError, match="no adapter in slot 7"):
-            feed(runner, TEXTS, [7] * 6)
-        batch = StepBatch(TEXTS[5], np.arange(3, dtype=np.int32), np.zeros(3, np.int32),
-                          np.zeros((1, 1), np.int32), np.zeros(1, np.int32),
-                          np.zeros(2, np.int32))  # fmt: skip
-        with pytest.raises(InternalError, match="adapters"):
-            runner.forward(batch)
-        for found, exact in zip(feed(runner, TEXTS, [0] * 6), before, strict=True):
-            assert np.array_equal(found, exact)
+def test_loading_and_unloading_while_others_run() -> None:
+    engine = Engine(FakeRunner(pages=64, context=60))
+    engine.load_adapter("stays", adapter("stays"))
+    stop = threading.Event()
 
+    def come_and_go() -> None:
+        for round_ in range(40):
+            engine.load_adapter("comes", adapter("comes", rank=1 + round_ % 3))
+            engine.unload_adapter("comes")
+        stop.set()
 
-def test_weights_beyond_bfloat16(source: ModelSource) -> None:
-    runner = native(source)
-    largest = np.float32(3.3e38)
-    huge = {
-        name: LoraMatrix(matrix.a, np.sign(matrix.b) * largest, 2.0)
-        for name, matrix in ADAPTERS[0].matrices.items()
-    }
-    before = feed(runner, TEXTS, SLOTS)
-    with pytest.raises(FormatError, match="too large for bfloat16"):
-        runner.set_adapter(0, LoraAdapter("huge", huge))
-    assert np.array_equal(feed(runner, TEXTS, SLOTS)[2], before[2])
-
-
-def test_the_fake_answers_by_adapter() -> None:
-    runner = FakeRunner(pages=12, page_size=16, context=64)
-    runner.set_adapter(2, LoraAdapter("one", {}))
-    runner.set_adapter(0, LoraAdapter("other", {}))
-    texts = [text % 60 for text in TEXTS]
-    found = feed(runner, texts, [2, -1, 0, 2, -1, -1], 7)
-    for text, logits, name in zip(texts, found, ("one", "", "other", "one", "", ""), strict=True):
-        np.testing.assert_array_equal(logits[-1], expected_logits(text.tolist(), name))
-    assert not np.array_equal(found[0][0], expected_logits(texts[0][:1].tolist()))
-
-
-def test_default_model_equals_the_reference(smollm2_path: Path) -> None:
-    texts = [np.arange(300 + i, 312 + i, dtype=np.int32) for i in range(3)]
-    with open_model(smollm2_path) as source:
-        adapters = [random_adapter(source.config, i, rank=16, strength=0.3) for i in range(2)]
-        native_runner = NativeRunner(source, threads=2, context_tokens=128)
-        runners = (native_runner, TorchRunner.load(source, page_count=8))
-        for runner in runners:
-            for slot, adapter in enumerate(adapters):
-                runner.set_adapter(slot, adapter)
-        found, exact = (np.concatenate(feed(runner, texts, [1, -1, 0])) for runner in runners)
-        plain = np.concatenate(feed(runners[1], texts, None))
-        for runner in runners:
-            runner.close()
-    print(f"{deviation(found, exact):.1e}; without adapters {deviation(plain, exact):.2f}")
-    assert deviation(found, exact) < 5e-3
-    assert deviation(plain, exact) > 0.05
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    asked_for = 0
+    while not stop.is_set() or asked_for < 5:
+        events = list(engine.submit(asked("stays")))
+        assert [e.token for e in events if isinstance(e, TokenEvent)] == expected("stays")
+        asked_for += 1
+        try:
+            last = list(engine.submit(asked("comes")))[-1]
+            assert isinstance(last, FinishEvent)
+        except UsageError as error:
+            assert "no adapter is called 'comes'" in str(error)
+    thread.join()
+    assert engine.adapters == ("stays",)
+    with pytest.raises(UsageError, match="no adapter is called 'x'"):
+        engine.unload_adapter("x")
+    engine.close()
+    with pytest.raises(UsageError, match="has been closed"):
+        engine.load_adapter("late", adapter("late"))

@@ -1,6 +1,7 @@
 """Guesses that run along: they change no token, cost nothing where they fail, and stop there."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,10 @@ class LoopingRunner(FakeRunner):
         self.steps.append(batch)
         return super().forward(batch)
 
-    def _noise(self, tokens: list[int], width: int) -> NDArray[np.float32]:
-        return super()._noise([t % 8 for t in tokens[-2:]], width)
+    def _noise(
+        self, tokens: list[int], width: int, marks: Sequence[int] = ()
+    ) -> NDArray[np.float32]:
+        return super()._noise([t % 8 for t in tokens[-2:]], width, marks)
 
 
 def plain(one: Request, limit: int) -> tuple[list[int], str]:

@@ -18,7 +18,7 @@ from alpage.weights.source import open_model
 
 LONG = [(7 * i) % 60 for i in range(40)]
 BIG = 1 << 20
-PAGE_FILE = 8 + 32 + 4 * 4  # of the fake runner
+PAGE_FILE = 8 + 32 + 4 * (4 + 8)  # of the fake runner: tokens, and the adapters they ran with
 
 
 def spill(folder: Path, limit: int = BIG, fingerprint: str = "fake-4") -> Spill:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 from tests.engine.answers import check_result, expected, tokens_of
-from tests.engine.fakes import NAN_TOKEN, FakeRunner
+from tests.engine.fakes import NAN_TOKEN, FakeConstraint, FakeRunner
 
 from alpage.core.errors import FormatError
 from alpage.core.types import SamplingParams
@@ -75,7 +75,11 @@ def _any_request(chance: random.Random, limit: int) -> Request | EmbedRequest:
         stop_token_ids=[chance.randrange(60)],
         context_policy=chance.choice(["stop", "shift"]),
     )
-    return Request(prompt, sampling, prompt_logprobs=chance.random() < 0.3, **who)
+    scored = chance.random() < 0.3
+    constraint = None
+    if chance.random() < 0.4 and prompt[-1] != NAN_TOKEN:  # forced tokens need no logits
+        constraint = FakeConstraint(chance.randrange(1 << 30), chance.randint(0, 30))
+    return Request(prompt, sampling, prompt_logprobs=scored, constraint=constraint, **who)
 
 
 def _check_outcome(one: Request | EmbedRequest, events: list[Event], limit: int) -> None:

@@ -9,16 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from alpage import _native
+from alpage.core.errors import InternalError
 from alpage.core.types import SamplingParams
 from alpage.engine import sampling
 from alpage.engine.native import sample_row
-from alpage.engine.sampling import SamplingState, sample_reference
+from alpage.engine.sampling import Sampler, SamplingState, sample_reference
 
 Arguments = tuple[Any, ...]
 NAMES = (
     "logits", "history", "prompt_length", "temperature", "top_k", "top_p", "min_p",
     "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values",
-    "seed", "step", "top_logprobs",
+    "seed", "step", "top_logprobs", "allowed",
 )  # fmt: skip
 CLOSE = 1e-6
 """Probabilities nearer than this to a boundary may fall on either side of it: the native sampler
@@ -43,7 +44,25 @@ def random_case(chance: random.Random, noise: np.random.Generator) -> Arguments:
         noise.choice(vocab, biased, replace=False).astype(np.int32),
         (noise.standard_normal(biased) * scale).astype(np.float32),
         chance.getrandbits(64), chance.randint(0, 1000), chance.choice([-1, 0, 3, 20]),
+        random_mask(chance, noise, vocab),
     )  # fmt: skip
+
+
+def random_mask(
+    chance: random.Random, noise: np.random.Generator, vocab: int
+) -> NDArray[np.uint32] | None:
+    """No mask, or one that allows nothing, one id, a few or most; bits past the end are set."""
+    if chance.random() < 0.5:
+        return None
+    bits = noise.random(vocab) < chance.choice([0, 0.05, 0.5, 0.99])
+    bits[chance.randrange(vocab)] |= chance.random() < 0.8
+    return packed(bits)
+
+
+def packed(bits: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    words = np.ones(-(-len(bits) // 32) * 32, np.bool_)
+    words[: len(bits)] = bits
+    return np.packbits(words, bitorder="little").view(np.uint32)
 
 
 def acceptable(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> set[int]:
@@ -76,6 +95,9 @@ def test_the_native_sampler_is_the_reference(seed: int, monkeypatch: pytest.Monk
             continue
         wanted, got = sample_reference(*arguments), sample_row(*arguments)
         assert sample_row(*arguments) == got  # nothing but the arguments counts
+        mask = arguments[-1]
+        if mask is not None and got[0] != -2:
+            assert mask[got[0] // 32] >> np.uint32(got[0] % 32) & 1, "a token that is not allowed"
         if got[0] != wanted[0]:
             moved += 1
             assert got[0] in acceptable(arguments, monkeypatch), arguments[2:]
@@ -125,7 +147,7 @@ def test_the_coldest_draws_take_the_largest(temperature: float) -> None:
 def plain(logits: NDArray[Any], **changes: Any) -> Any:
     arguments: dict[str, Any] = dict(zip(NAMES, (
         logits, np.zeros(1, np.int32), 1, 1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0,
-        np.empty(0, np.int32), np.empty(0, np.float32), 1, 2, 3,
+        np.empty(0, np.int32), np.empty(0, np.float32), 1, 2, 3, None,
     ), strict=True))  # fmt: skip
     return _native.sample(**(arguments | changes))
 
@@ -174,3 +196,35 @@ def test_arguments_of_a_wrong_kind() -> None:
     assert plain(rising[::-2], temperature=0.0)[0] == 0
     stranger = np.array([-1, 8, 1 << 30], np.int32)
     assert 0 <= plain(logits, history=stranger, presence_penalty=1.0, prompt_length=-9)[0] < 8
+
+
+@pytest.mark.parametrize("choose", [sample_row, sample_reference])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_only_allowed_tokens_are_chosen_and_logprobs_stay_those_of_the_model(
+    temperature: float, choose: Sampler
+) -> None:
+    logits = np.linspace(5, -5, 70, dtype=np.float32)
+    logits[68] = -np.inf
+    rest = (1.0, 0.0, 1.0, 0.0, 0.0, np.empty(0, np.int32), np.empty(0, np.float32), 1, 2, 3)
+    history = np.zeros(1, np.int32)
+
+    def asked(*ids: int) -> tuple[int, float | None, list[int], list[float]]:
+        bits = np.zeros(70, np.bool_)
+        bits[list(ids)] = True
+        return choose(logits, history, 1, temperature, 0, *rest, packed(bits))
+
+    free = choose(logits, history, 1, 0.0, 0, *rest)
+    token, logprob, top, _ = asked(69)
+    assert (token, top) == (69, free[2])
+    assert logprob == pytest.approx(free[3][0] + float(logits[69] - logits[0]), abs=1e-5)
+    assert asked(68, 40)[0] == 40
+    # Nothing, or nothing but what cannot be; the bits past the last id do not count.
+    assert asked()[0] == asked(68)[0] == -2
+    with pytest.raises(InternalError, match="allows no token"):
+        state = SamplingState(SamplingParams(temperature=temperature), [0], choose)
+        state.sample(logits, packed(np.zeros(70, np.bool_)))
+
+
+def test_a_mask_that_is_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="one bit a logit"):
+        plain(np.zeros(65, np.float32), allowed=np.zeros(2, np.uint32))

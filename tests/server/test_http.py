@@ -168,7 +168,7 @@ SEVENTEEN = [f"{i}" for i in range(17)]
     ("fields", "message", "param"),
     [
         ({"temperatur": 1}, "no such field; did you mean temperature?", "temperatur"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "response_format.type"),
+        ({"response_format": {"type": "grammar"}}, "response_format", "response_format.type"),
         ({"tool_choice": "required"}, 'tool_choice is "required": supported is', "tool_choice"),
         (
             {"tool_choice": {"type": "function", "function": {"name": "f"}}},

@@ -1,15 +1,18 @@
 """Options that several verbs have."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from alpage.core.errors import UsageError
 from alpage.core.types import ContextPolicy, SamplingParams
 from alpage.core.types import KvType as CacheType
 
 if TYPE_CHECKING:  # help and errors of usage need no engine
-    from alpage.llama import SamplingOptions
+    from alpage.llama import AnswerOptions, SamplingOptions
 
+_MAX_GRAMMAR = 1 << 20  # bytes read; the compiler takes fewer, and says so
 _ENGINE = "Engine"
 _ANSWER = "How the answer is made"
 
@@ -134,6 +137,50 @@ Stop = Annotated[
         rich_help_panel=_ANSWER,
     ),
 ]
+JsonSchema = Annotated[
+    str | None,
+    typer.Option(
+        "--json-schema",
+        metavar="FILE|JSON",
+        help="Answer with JSON of this schema.",
+        rich_help_panel=_ANSWER,
+    ),
+]
+Regex = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX", help="Answer with text that this matches.", rich_help_panel=_ANSWER
+    ),
+]
+GrammarFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Answer as this grammar in Lark's notation.", rich_help_panel=_ANSWER
+    ),
+]
+
+
+def constraint(json_schema: str | None, regex: str | None, grammar: Path | None) -> "AnswerOptions":
+    """What the answer has to follow, with the files read."""
+    given = {"--json-schema": json_schema, "--regex": regex, "--grammar": grammar}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"an answer follows one grammar: give {' or '.join(names)}")
+    if json_schema is not None:
+        inline = json_schema.lstrip().startswith(("{", "true", "false"))
+        text = json_schema if inline else _read(Path(json_schema), "--json-schema")
+        return {"json_schema": text}
+    if grammar is not None:
+        return {"grammar": _read(grammar, "--grammar")}
+    return {} if regex is None else {"regex": regex}
+
+
+def _read(path: Path, option: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_GRAMMAR).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} cannot read {path}: {error}") from error
 
 
 def sampling(policy: ContextPolicy, **given: Any) -> "SamplingOptions":

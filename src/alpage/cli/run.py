@@ -19,7 +19,7 @@ from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
 
 if TYPE_CHECKING:  # help and errors of usage need no engine
-    from alpage.llama import Completion, Llama, SamplingOptions, TextRequest, TokenLogprob
+    from alpage.llama import AnswerOptions, Completion, Llama, TextRequest, TokenLogprob
 
 _MAX_PROMPT_BYTES = 64 << 20
 
@@ -68,6 +68,9 @@ def command(
     frequency_penalty: options.FrequencyPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    grammar: options.GrammarFile = None,
     context: options.Context = None,
     context_policy: options.Policy = "stop",
     threads: options.Threads = None,
@@ -84,13 +87,14 @@ def command(
         min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, seed=seed, top_logprobs=logprobs,
     )  # fmt: skip
+    wanted: AnswerOptions = {**options.constraint(json_schema, regex, grammar), **sampling}
     model, prompt = model_and_prompt(first, second)
     path = ready(model)
     load_code()
     began = time.perf_counter()
     with load(path, engine=engine, threads=threads, context=context, kv_type=kv_type) as llm:
         load_seconds = time.perf_counter() - began
-        request = _request(llm, prompt, system, raw, stop or [], sampling)
+        request = _request(llm, prompt, system, raw, stop or [], wanted)
         watch = Stopwatch()
         answer = _answer(llm, request, watch, show=not json)
         measured = Stats(answer.usage, watch.first_token, load_seconds)
@@ -155,14 +159,14 @@ def _request(
     system: str | None,
     raw: bool,
     stop: list[str],
-    sampling: "SamplingOptions",
+    answer: "AnswerOptions",
 ) -> "TextRequest":
     if raw:
-        return llm.completion_request(prompt, stop=stop, **sampling)
+        return llm.completion_request(prompt, stop=stop, **answer)
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return llm.chat_request(messages, stop=stop, **sampling)
+    return llm.chat_request(messages, stop=stop, **answer)
 
 
 def _answer(llm: "Llama", request: "TextRequest", watch: Stopwatch, *, show: bool) -> "Completion":

@@ -87,6 +87,37 @@ class Runner(Protocol):
         ...
 
 
+class Constraint(Protocol):
+    """What an answer may say, and how far it has got: the state of one request, run once.
+
+    The engine's thread alone calls it. Ids that end an answer are no part of it.
+    """
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is whole and nothing can follow."""
+        ...
+
+    def prepare(self) -> None:
+        """Begin to compute `allowed` on another thread."""
+        ...
+
+    def allowed(self) -> tuple[NDArray[np.uint32], bool]:
+        """Ids that may come next, and whether the answer may end here instead.
+
+        One bit each, the lowest of a word first: [at least ceil(vocab_size / 32)].
+        """
+        ...
+
+    def accept(self, token: int) -> None:
+        """Take the answer's next token, which was allowed."""
+        ...
+
+    def forced(self) -> list[int]:
+        """The tokens that have to come next, if there is no choice; they are not taken yet."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Prompt ids and how to go on.
@@ -110,6 +141,8 @@ class Request:
     priority: int = 0
     timeout: float | None = None
     adapter: str | None = None
+    constraint: Constraint | None = None
+    """What the answer has to follow: a fresh one for each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +162,10 @@ Top = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One sampled token. `logprob` and `top` come from the unmodified logits, natural log."""
+    """One token, sampled or forced by the request's constraint.
+
+    `logprob` and `top` come from the unmodified logits, natural log.
+    """
 
     token: int
     logprob: float | None = None

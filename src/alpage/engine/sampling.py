@@ -11,15 +11,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alpage.core.errors import FormatError
+from alpage.core.errors import FormatError, InternalError
 from alpage.core.types import SamplingParams
 from alpage.engine.protocol import Top
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
+Mask = NDArray[np.uint32]
+"""Ids that may be chosen, one bit each, the lowest of a word first: [ceil(vocab / 32)]."""
 
 _WORD = (1 << 64) - 1
 _BIAS_LIMIT = 1e9  # an infinite bias would turn the softmax into inf - inf
+_NOTHING = -2  # what a sampler says where nothing is allowed
 _SCORED_AT_ONCE = 4  # rows; a block and its exponentials stay in the processor's cache
 
 
@@ -43,6 +46,7 @@ class Sampler(Protocol):
         seed: int,
         step: int,
         top_logprobs: int,
+        allowed: Mask | None = None,
         /,
     ) -> tuple[int, float | None, list[int], list[float]]:
         """Token, its logprob, ids and logprobs of the most likely tokens."""
@@ -73,22 +77,23 @@ def sample_reference(
     seed: int,
     step: int,
     top_logprobs: int,
+    allowed: Mask | None = None,
 ) -> tuple[int, float | None, list[int], list[float]]:
     """Choose a token, plainly: the oracle of the native sampler. Everything in double precision.
 
     `logits` is float32 [vocab]; `history` holds the prompt (`prompt_length` ids) and the answer so
-    far. In this order: bias is added; the repetition penalty divides positive and multiplies
-    negative logits of every distinct token of the history; the presence penalty is subtracted once
-    and the frequency penalty once per occurrence for tokens of the answer. Temperature 0 takes the
-    largest (the lowest id of equals). Otherwise logits are divided by the temperature; of the
-    tokens sorted by falling logit (equals by rising id) the `top_k` first stay (0: all), then the
-    shortest head whose probability reaches `top_p` of what stayed, then those with at least
-    `min_p` times the largest probability; the draw picks where the running sum passes
-    `uniform(seed, step)` times the sum.
+    far. In this order: ids whose bit in `allowed` is 0 are left out; bias is added; the repetition
+    penalty divides positive and multiplies negative logits of every distinct token of the history;
+    the presence penalty is subtracted once and the frequency penalty once per occurrence for tokens
+    of the answer. Temperature 0 takes the largest (the lowest id of equals). Otherwise logits are
+    divided by the temperature; of the tokens sorted by falling logit (equals by rising id) the
+    `top_k` first stay (0: all), then the shortest head whose probability reaches `top_p` of what
+    stayed, then those with at least `min_p` times the largest probability; the draw picks where
+    the running sum passes `uniform(seed, step)` times the sum.
 
-    Returns the token, or -1 when a logit is NaN or the largest is infinite; and, from the
-    unmodified logits, its logprob with the `top_logprobs` most likely ids and logprobs (-1: no
-    logprobs at all).
+    Returns the token, or -1 when a logit is NaN or the largest is infinite, or -2 when no token
+    that can be is allowed; and, from the unmodified logits, its logprob with the `top_logprobs`
+    most likely ids and logprobs (-1: no logprobs at all).
     """
     if not np.isfinite(logits.max()):  # NaN spreads to the largest
         return -1, None, [], []
@@ -96,6 +101,11 @@ def sample_reference(
         logits, history, prompt_length, repetition_penalty, presence_penalty,
         frequency_penalty, bias_ids, bias_values,
     )  # fmt: skip
+    if allowed is not None:
+        bits = np.unpackbits(allowed.view(np.uint8), count=len(scores), bitorder="little")
+        if not (np.isfinite(logits) & (bits == 1)).any():
+            return -2, None, [], []
+        scores[bits == 0] = -np.inf
     if temperature == 0:
         token = int(np.argmax(scores))
     else:
@@ -132,7 +142,7 @@ def _penalised(
 
 
 def _draw(scores: NDArray[np.float64], top_k: int, top_p: float, min_p: float, draw: float) -> int:
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores > -np.inf)]
     if top_k:
         order = order[:top_k]
     weights = np.exp(scores[order] - scores[order[0]])
@@ -181,15 +191,20 @@ class SamplingState:
         self._history[self._length] = token
         self._length += 1
 
-    def sample(self, logits: Floats) -> tuple[int, float | None, Top]:
-        """Token, logprob and most likely tokens for one row; FormatError if it is not finite."""
+    def sample(self, logits: Floats, allowed: Mask | None = None) -> tuple[int, float | None, Top]:
+        """Token, logprob and most likely tokens for one row.
+
+        FormatError if it is not finite, InternalError if nothing that can be is `allowed`.
+        """
         p = self._params
         token, logprob, ids, logprobs = self._sampler(
             logits, self.history, self._prompt_length, p.temperature, p.top_k,
             p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty,
             self._bias_ids, self._bias_values, self._seed, self.answered,
-            -1 if p.top_logprobs is None else p.top_logprobs,
+            -1 if p.top_logprobs is None else p.top_logprobs, allowed,
         )  # fmt: skip
+        if token == _NOTHING:
+            raise InternalError("the constraint of this answer allows no token at all")
         if token < 0:
             raise damaged()
         return token, logprob, tuple(zip(ids, logprobs, strict=True))

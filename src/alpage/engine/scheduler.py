@@ -140,6 +140,8 @@ class Scheduler:
             )
         if request.adapter is not None:
             self._adapters.find(request.adapter)
+        if request.timeout is not None and not request.timeout > 0:
+            raise UsageError(f"timeout must be above 0 seconds, not {request.timeout}")
         if isinstance(request, Request):
             for token in request.sampling.logit_bias:
                 if token >= vocabulary:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alpage.core.types import FinishReason, Usage
 from alpage.engine.adapters import Loaded
+from alpage.engine.guide import Guide
 from alpage.engine.pages import PageTable
 from alpage.engine.protocol import (
     EmbeddingEvent,
@@ -161,7 +162,8 @@ class Generation(Sequence):
         self._max_tokens = sampling.max_tokens or _UNLIMITED
         self._shift = sampling.context_policy == "shift"
         self._top = sampling.top_logprobs or 0
-        self._speculate = request.speculate and request.answer
+        # A constraint moves on with every token, and cannot go back behind a guess that failed.
+        self._speculate = request.speculate and request.answer and request.constraint is None
         self._lookup: NgramLookup | None = None
         self._draft: list[int] = []
         self._drafted = self._accepted = 0
@@ -170,6 +172,7 @@ class Generation(Sequence):
         self._logprobs: list[float | None] = [None]
         self._tops: list[Top] = [()]
         self._first_token: float | None = None
+        self._guide = Guide(request, self._stops) if request.constraint is not None else None
 
     @property
     def reusable(self) -> int:
@@ -270,23 +273,41 @@ class Generation(Sequence):
         return [PromptEvent(self._logprobs, self._tops)]
 
     def _sample(self, logits: NDArray[np.float32]) -> list[Event]:
-        token, logprob, top = self._state.sample(logits)
         if self._first_token is None:
             self._first_token = time.perf_counter()
+        guide, mask = self._guide, None
+        if guide is not None:
+            if forced := guide.first():
+                return self._take([TokenEvent(token) for token in forced])
+            mask = guide.mask()
+            if mask is None:
+                return [self.finish("stop")]
+        token, logprob, top = self._state.sample(logits, mask)
         if token in self._stops:
             return [self.finish("stop", token)]
-        self._state.append(token)
-        self.window.append(token)
-        if self._lookup is not None:
-            self._lookup.append(token)
-        event = TokenEvent(token, logprob, top)
-        if self._state.answered >= self._max_tokens:
-            return [event, self.finish("length")]
-        if len(self.window) > self._limit:
-            if not self._shift:
-                return [event, self.finish("context")]
-            self._slide()
-        return [event]
+        follow = [] if guide is None else guide.accept(token)
+        return self._take([TokenEvent(token, logprob, top), *map(TokenEvent, follow)])
+
+    def _take(self, tokens: list[TokenEvent]) -> list[Event]:
+        """Add tokens to the window, as far as the answer goes."""
+        events: list[Event] = []
+        for event in tokens:
+            if event.token in self._stops:
+                return [*events, self.finish("stop", event.token)]
+            self._state.append(event.token)
+            self.window.append(event.token)
+            if self._lookup is not None:
+                self._lookup.append(event.token)
+            events.append(event)
+            if event is tokens[-1] and self._guide is not None and self._guide.ended:
+                return [*events, self.finish("stop")]
+            if self._state.answered >= self._max_tokens:
+                return [*events, self.finish("length")]
+            if len(self.window) > self._limit:
+                if not self._shift:
+                    return [*events, self.finish("context")]
+                self._slide()
+        return events
 
     def _slide(self) -> None:
         """Make room: the first few tokens and the newest half stay, and run again.

@@ -1,11 +1,12 @@
 """The facade: a model loaded from a name or path, talked to in text."""
 
 from alpage.llama.llama import Llama, ModelInfo
-from alpage.llama.options import SamplingOptions
+from alpage.llama.options import AnswerOptions, SamplingOptions
 from alpage.llama.results import Completion, Piece, TextScore, TokenLogprob
 from alpage.llama.stream import TextRequest, TextStream
 
 __all__ = [
+    "AnswerOptions",
     "Completion",
     "Llama",
     "ModelInfo",

@@ -1,10 +1,11 @@
 """`Llama`: what `from alpage import Llama` gives."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,15 @@ from alpage.core.types import KvType, Message
 from alpage.engine.engine import Engine
 from alpage.engine.load import EngineName, Scheduling, load_engine
 from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
-from alpage.llama.options import SamplingOptions, sampling_params
+from alpage.llama.options import AnswerOptions, grammar_of, sampling_params
 from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
 from alpage.llama.text import TextSide, load_text_side
 from alpage.tokenizer import Tokenizer
 from alpage.weights.source import Lineage, ModelSource, open_model
+
+if TYPE_CHECKING:
+    from alpage.engine.grammar import Grammar, GrammarCompiler
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -60,7 +64,9 @@ class Llama:
     Where sampling options are taken they are the fields of `SamplingParams`; without them
     `temperature` is 0.6 and `top_p` 0.9, as in Meta's own code, and an answer goes on until the
     model ends it or the context is full. Wrong options are a UsageError, prompts that cannot run
-    an InputError.
+    an InputError. One of `json_schema` (a dictionary or JSON), `regex` or `grammar` (Lark) makes
+    every answer follow it from end to end, unless `max_tokens`, the context or a stop string cuts
+    it; what of it cannot be enforced is a UsageError.
     """
 
     def __init__(self, engine: Engine, side: TextSide, model: ModelInfo) -> None:
@@ -68,6 +74,8 @@ class Llama:
         self.model = model
         self.engine = engine
         self._side = side
+        self._gate = threading.Lock()
+        self._made_compiler: GrammarCompiler | None = None
 
     @classmethod
     def load(
@@ -127,13 +135,13 @@ class Llama:
     @overload
     def generate(
         self, prompt: str | Sequence[int], *, stream: Literal[False] = False,
-        stop: str | Sequence[str] = (), **options: Unpack[SamplingOptions],
+        stop: str | Sequence[str] = (), **options: Unpack[AnswerOptions],
     ) -> Completion: ...  # fmt: skip
 
     @overload
     def generate(
         self, prompt: str | Sequence[int], *, stream: Literal[True],
-        stop: str | Sequence[str] = (), **options: Unpack[SamplingOptions],
+        stop: str | Sequence[str] = (), **options: Unpack[AnswerOptions],
     ) -> TextStream: ...  # fmt: skip
 
     def generate(
@@ -142,7 +150,7 @@ class Llama:
         *,
         stream: bool = False,
         stop: str | Sequence[str] = (),
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[AnswerOptions],
     ) -> Completion | TextStream:
         """Continue a text (or ids), without any chat template.
 
@@ -156,14 +164,14 @@ class Llama:
     def chat(
         self, messages: Sequence[Message], *, tools: Tools | None = None,
         stream: Literal[False] = False, stop: str | Sequence[str] = (),
-        template_variables: Mapping[str, Any] | None = None, **options: Unpack[SamplingOptions],
+        template_variables: Mapping[str, Any] | None = None, **options: Unpack[AnswerOptions],
     ) -> Completion: ...  # fmt: skip
 
     @overload
     def chat(
         self, messages: Sequence[Message], *, tools: Tools | None = None, stream: Literal[True],
         stop: str | Sequence[str] = (), template_variables: Mapping[str, Any] | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[AnswerOptions],
     ) -> TextStream: ...  # fmt: skip
 
     def chat(
@@ -174,7 +182,7 @@ class Llama:
         stream: bool = False,
         stop: str | Sequence[str] = (),
         template_variables: Mapping[str, Any] | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[AnswerOptions],
     ) -> Completion | TextStream:
         """Answer a conversation in OpenAI's form, with the model's own template.
 
@@ -194,12 +202,15 @@ class Llama:
         stop: str | Sequence[str] = (),
         prompt_logprobs: bool = False,
         answer: bool = True,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[AnswerOptions],
     ) -> TextRequest:
         """The request that `generate` makes, for `stream` or `start`."""
         ids = self._side.encode_prompt(prompt) if isinstance(prompt, str) else prompt
-        sampling = sampling_params(options)
-        return TextRequest(ids, sampling, _strings(stop), None, prompt_logprobs, answer)
+        sampling, grammar = sampling_params(options), self._grammar(options, ids)
+        return TextRequest(
+            ids, sampling, _strings(stop), None, prompt_logprobs, answer, grammar=grammar,
+            timeout=options.get("timeout"), adapter=options.get("adapter"),
+        )  # fmt: skip
 
     def chat_request(
         self,
@@ -208,12 +219,18 @@ class Llama:
         tools: Tools | None = None,
         stop: str | Sequence[str] = (),
         template_variables: Mapping[str, Any] | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[AnswerOptions],
     ) -> TextRequest:
         """The request that `chat` makes, for `stream` or `start`."""
         ids = self._side.encode_chat(messages, tools, template_variables or {})
-        sampling = sampling_params(options)
-        return TextRequest(ids, sampling, _strings(stop), _names(tools) if tools else None)
+        sampling, grammar = sampling_params(options), self._grammar(options, ids)
+        if tools and grammar is not None:
+            raise UsageError(f"{grammar.kind} leaves no room for calls of tools: give one of them")
+        names = _names(tools) if tools else None
+        return TextRequest(
+            ids, sampling, _strings(stop), names, grammar=grammar,
+            timeout=options.get("timeout"), adapter=options.get("adapter"),
+        )  # fmt: skip
 
     def stream(self, request: TextRequest) -> TextStream:
         """Start a request and read its pieces as they come."""
@@ -228,12 +245,55 @@ class Llama:
         return self._submit(request, Assembler(request, self._side, on_item))
 
     def _submit(self, request: TextRequest, assembler: Assembler) -> Callable[[], None]:
+        constraint = None
+        if request.grammar is not None:
+            constraint = self._compiler.begin(request.grammar, _last(request.prompt))
         asked = Request(
             request.prompt, request.sampling, self._side.end_ids, request.prompt_logprobs,
             request.answer, request.speculate, request.tenant, request.priority, request.timeout,
-            request.adapter,
+            request.adapter, constraint,
         )  # fmt: skip
         return self.engine.start(asked, assembler.on_event)
+
+    def _grammar(self, options: AnswerOptions, prompt: Sequence[int]) -> "Grammar | None":
+        """The grammar asked for, compiled: what cannot be enforced is told before anything runs."""
+        grammar = grammar_of(options)
+        if grammar is not None:
+            self._compiler.check(grammar, _last(prompt))
+        return grammar
+
+    @property
+    def _compiler(self) -> "GrammarCompiler":
+        """Made at first use: it takes a fifth of a second, and few answers need it."""
+        from alpage.engine.grammar import GrammarCompiler
+
+        with self._gate:
+            if self._made_compiler is None:
+                size = self.model.config.vocab_size
+                self._made_compiler = GrammarCompiler(self._side.tokenizer, size)
+            return self._made_compiler
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests can give as `adapter`."""
+        return self.engine.adapters
+
+    def load_adapter(self, path: str | Path, name: str | None = None) -> str:
+        """Load a LoRA adapter in PEFT's layout from a folder, while others run; its name.
+
+        The name is the folder's unless given, and takes the place of an earlier one. FormatError
+        or UnsupportedError for a folder that is none for this model, CapacityError where the
+        memory for adapters is taken.
+        """
+        from alpage.weights.peft import read_adapter  # few need it
+
+        adapter = read_adapter(Path(path), self.model.config)
+        self.engine.load_adapter(name or adapter.name, adapter)
+        return name or adapter.name
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; answers that run with it end with it. UsageError if unknown."""
+        self.engine.unload_adapter(name)
 
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
         """Token ids of `text`; `special` lets texts like <|im_end|> become special tokens."""
@@ -265,6 +325,9 @@ class Llama:
     def close(self) -> None:
         """End every open request and give the memory back. Can be repeated."""
         self.engine.close()
+        with self._gate:
+            if self._made_compiler is not None:
+                self._made_compiler.close()
 
     def __enter__(self) -> Self:
         return self
@@ -294,6 +357,10 @@ def _pull(model: str | Path, home: Path) -> None:
 
 def _strings(stop: str | Sequence[str]) -> Sequence[str]:
     return (stop,) if isinstance(stop, str) else stop
+
+
+def _last(prompt: Sequence[int]) -> int | None:
+    return prompt[-1] if len(prompt) else None
 
 
 def _names(tools: Tools) -> frozenset[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from alpage.chat import ContentDelta, StopStrings, ToolCall, ToolCallEnd, ToolCallStream
 from alpage.core.types import SamplingParams, Usage
@@ -12,6 +13,9 @@ from alpage.engine.protocol import Event, FailEvent, FinishEvent, PromptEvent, T
 from alpage.llama.results import Completion, Piece, TokenLogprob, joined
 from alpage.llama.text import TextSide
 from alpage.tokenizer import StreamDecoder, Tokenizer
+
+if TYPE_CHECKING:
+    from alpage.engine.grammar import Grammar
 
 ItemHandler = Callable[[Piece | BaseException], object]
 """Takes each piece, the last one with a finish reason, or, instead of that, the error."""
@@ -23,7 +27,8 @@ class TextRequest:
 
     `stop`: stop strings, not part of the answer. `tools`: names of the functions whose calls are
     cut out of the text; None looks for none. `prompt_logprobs` scores the prompt; `answer=False`
-    does nothing else. The other fields are those of `engine.protocol.Request`.
+    does nothing else. `grammar`: what the answer has to follow. The other fields are
+    those of `engine.protocol.Request`.
     """
 
     prompt: Sequence[int]
@@ -37,6 +42,7 @@ class TextRequest:
     priority: int = 0
     timeout: float | None = None
     adapter: str | None = None
+    grammar: "Grammar | None" = None
 
 
 class Assembler:

@@ -86,6 +86,12 @@ class Tokenizer:
                 fresh = self._encode_text(part, ids, fresh)
         return ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Token ids of `text` in the middle of another: no space goes in front of it."""
+        ids: list[int] = []
+        self._encode_text(_joined(text), ids, False)
+        return ids
+
     def encode_segments(
         self, segments: Iterable[tuple[str, bool]], *, add_bos: bool = False
     ) -> list[int]:

@@ -75,10 +75,27 @@ class Tool(Fields):
     function: FunctionDefinition
 
 
-class ResponseFormat(Fields):
-    """Plain text; other formats need constrained decoding."""
+class SchemaFormat(Fields):
+    """A JSON Schema that the answer follows, whether `strict` asks for that or not."""
 
-    type: Literal["text"]
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Fields):
+    """What the answer looks like: any text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+    @property
+    def enforced(self) -> dict[str, Any] | None:
+        """The JSON Schema of the answer."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 class ChatRequest(SharedFields):
@@ -114,6 +131,12 @@ class ChatRequest(SharedFields):
         super().check()
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
+        wanted = self.response_format
+        if wanted and (wanted.type == "json_schema") != (wanted.json_schema is not None):
+            raise RequestError(
+                'response_format has a json_schema with the type "json_schema", and with no other',
+                param="response_format",
+            )
         one, other = self.max_tokens, self.max_completion_tokens
         if one is not None and other is not None and one != other:
             raise RequestError(
@@ -137,6 +160,7 @@ class ChatRequest(SharedFields):
             [message.for_template() for message in self.messages],
             tools=self.offered_tools,
             stop=self.stops,
+            json_schema=self.response_format.enforced if self.response_format else None,
             **options,
         )
         return [

@@ -25,6 +25,8 @@ def error_body(error: AlpageError) -> dict[str, Any]:
         param, code = error.param, error.code
     elif (word := message.partition(" ")[0]) in _SAMPLING:
         param = word  # messages about sampling options begin with the option's name
+    elif word == "json_schema":  # those about a schema likewise
+        param = "response_format"
     kind = _TYPES.get(status_of(error), "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
