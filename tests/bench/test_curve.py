@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.bench.test_report import SPEED, report
 
-from alpage.bench.curve import draw_curve
+from alpage.bench.curve import curve, draw_curve
 from alpage.bench.latency import UNITS
 from alpage.bench.report import Measurement, Report
 from alpage.bench.serve_like import measurement_name
@@ -44,6 +44,22 @@ def test_each_kind_of_load_has_a_column(tmp_path: Path) -> None:
         widths.append(struct.unpack(">II", head[16:24])[0])
     assert widths[0] == pytest.approx(widths[1], rel=0.1)
     assert widths[2] > 1.5 * widths[1]
+
+
+def test_nothing_lies_outside_the_picture() -> None:
+    pytest.importorskip("matplotlib")
+    drawn = serving_report(OPEN + CLOSED)
+    for load, measured in zip([*OPEN, *CLOSED], drawn.measurements[:: len(UNITS)], strict=True):
+        measured.engines["alpage"][""][:] = [100 * load.value] * 3
+    axes = curve(drawn).axes
+    assert len(axes) == 6
+    for panel in axes:
+        low, high = panel.get_ylim()
+        for line in panel.lines:
+            values = [float(value) for value in line.get_ydata()]
+            assert low <= min(values)
+            assert max(values) <= high
+    assert axes[0].get_ylim()[0] == 0
 
 
 def test_other_reports_have_no_curve(tmp_path: Path) -> None:

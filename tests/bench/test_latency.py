@@ -30,11 +30,15 @@ def test_the_open_loop_counts_to_the_last_answer() -> None:
     assert found["finished"] == 2
 
 
-def test_the_closed_loop_counts_while_the_load_is_whole() -> None:
-    answers = [Answer(0.0, [1.0, 1.5, 2.0]), Answer(2.0, [2.5, 10.0])]
-    found = figures(Load("together", 1, slots=1, requests=2), REQUESTS, answers)
-    assert found["output"] == 3 / 2
-    assert found["prompts and output"] == 13 / 2
+def test_the_closed_loop_counts_while_requests_are_replaced() -> None:
+    """One at a time: from the end of the first to the start of the third."""
+    answers = [Answer(0.0, [1.0, 1.5, 2.0]), Answer(2.0, [2.5, 4.0]), Answer(4.0, [9.0, 10.0, 12])]
+    requests = [*REQUESTS, TimedRequest(0, [5] * 40, 3, 0)]
+    found = figures(Load("together", 1, slots=1, requests=3), requests, answers)
+    assert found["output"] == 2 / 2
+    assert found["prompts and output"] == 22 / 2
     assert found["finished"] == 1
+    assert found["first token, p50"] == pytest.approx((0.5 + 5) / 2)
+    assert found["between tokens, p50"] == 1.5  # 1.5, 1, 2
+    assert found["waiting for the first token, mean"] == 0.5 / 2
     assert found["waiting for the first token, most"] == 1
-    assert found["between tokens, p99"] > 7  # times of all answers, the last included

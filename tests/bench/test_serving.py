@@ -75,7 +75,7 @@ def test_it_must_be_loaded(tmp_path: Path) -> None:
 
 
 def test_a_worker_serves_and_the_first_round_does_not_count(smollm2_path: Path) -> None:
-    load = Load("together", 2, slots=2, requests=5)
+    load = Load("together", 2, slots=2, requests=6)
     ids = np.arange(1000, 3000, dtype=np.int32)
     said: list[str] = []
     job = Job("alpage", str(smollm2_path), 1, None, [], serving=True, temperature=0.8)
@@ -121,7 +121,7 @@ def test_a_model_must_hold_the_longest_request(tmp_path: Path) -> None:
         ({"rates": (float("nan"),)}, "not nan"),
         ({"together": (0,)}, "--concurrency must be between 1 and 1024, not 0"),
         ({"slots": 2000}, "--slots must be between 1 and 1024, not 2000"),
-        ({"requests": 20}, "--requests must be between 32 and 100000 for 16 together, not 20"),
+        ({"requests": 20}, "--requests must be between 48 and 100000 for 16 together, not 20"),
         ({"mix": Mix(answer=0)}, "--answer-tokens must be between 1 and 1000000, not 0"),
         ({"temperature": -1}, "--temperature must be between 0 and 100, not -1"),
         ({"seed": -1}, "--seed must be between 0 and"),

@@ -117,7 +117,7 @@ def test_loads_beside_the_slots_of_llama_cpp(
     smollm2_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["bench", str(smollm2_path), "--serve-like", "--against", "llama.cpp", *SHORT]
-    arguments += ["--runs", "1", "--threads", "1", "--requests", "4", "--temperature", "0"]
+    arguments += ["--runs", "1", "--threads", "1", "--requests", "6", "--temperature", "0"]
     assert main([*arguments, "--concurrency", "2", "--json", "-"]) == 0
     report = Report.from_json(capsys.readouterr().out)
     assert report.peer == "llama.cpp"

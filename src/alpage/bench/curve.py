@@ -23,7 +23,8 @@ _PANELS = (
     ),
 )
 """Label of a row of the picture, its figures, and what their values are multiplied by."""
-_STYLES = {"p50": "-", "p95": "--", "p99": ":"}
+_STYLES = {"p50": ("-", "o"), "p95": ("--", "s"), "p99": (":", "^")}
+"""Line and marker of each percentile."""
 _COLUMNS = {"rate": "requests a second (open loop)", "together": "requests together (closed loop)"}
 
 
@@ -34,6 +35,13 @@ def draw_curve(report: Report, path: Path) -> None:
     """
     if report.settings.get("kind") != "serving":
         raise UsageError("this report has no loads: it is not one of alpage bench --serve-like")
+    figure = curve(report)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
+
+
+def curve(report: Report) -> Any:
+    """The picture as a figure of matplotlib."""
     loads = [Load.of(values) for values in report.settings["loads"]]
     kinds = [kind for kind in _COLUMNS if any(load.kind == kind for load in loads)]
     figure_module: Any = importlib.import_module("matplotlib.figure")
@@ -43,14 +51,13 @@ def draw_curve(report: Report, path: Path) -> None:
     for column, kind in enumerate(kinds):
         own = [load for load in loads if load.kind == kind]
         for row, (label, names, scale) in enumerate(_PANELS):
-            axes = grid[row][column]
-            _draw_panel(axes, own, names, found, list(report.engines), scale)
+            _draw_panel(grid[row][column], own, names, found, list(report.engines), scale)
             if column == 0:
-                axes.set_ylabel(label)
+                grid[row][column].set_ylabel(label)
         _label_loads(grid[-1][column], own, _COLUMNS[kind])
+    grid[0][0].set_ylim(bottom=0)  # last: it fixes the top, which the columns share
     _finish(figure, report)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
+    return figure
 
 
 def _draw_panel(
@@ -67,11 +74,12 @@ def _draw_panel(
             middle = [scale * statistics.median(values) for values in rounds]
             below = [m - scale * min(v) for m, v in zip(middle, rounds, strict=True)]
             above = [scale * max(v) - m for m, v in zip(middle, rounds, strict=True)]
+            line, marker = _STYLES.get(name.rpartition(" ")[2], ("-", "o"))
             axes.errorbar(
                 [load.value for load in loads], middle, yerr=[below, above],
                 color=OURS if engine == "alpage" else THEIRS,
-                linestyle=_STYLES.get(name.rpartition(" ")[2], "-"),
-                marker="o", markersize=4, capsize=2, linewidth=1.4, elinewidth=0.8,
+                linestyle=line, marker=marker, markersize=4,
+                capsize=2, linewidth=1.4, elinewidth=0.8,
             )  # fmt: skip
     if len(names) > 1:
         ticker: Any = importlib.import_module("matplotlib.ticker")
@@ -79,8 +87,6 @@ def _draw_panel(
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.yaxis.set_minor_locator(ticker.NullLocator())
-    else:
-        axes.set_ylim(bottom=0)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -104,8 +110,8 @@ def _finish(figure: Any, report: Report) -> None:
         for engine in report.engines
     ]  # fmt: skip
     entries += [
-        lines.Line2D([], [], color=INK, linestyle=style, label=name)
-        for name, style in _STYLES.items()
+        lines.Line2D([], [], color=INK, linestyle=line, marker=marker, markersize=4, label=name)
+        for name, (line, marker) in _STYLES.items()
     ]
     figure.legend(handles=entries, loc="outside upper right", ncols=len(entries), frameon=False)
     figure.suptitle(str(report.model["file"]), x=0.01, ha="left")

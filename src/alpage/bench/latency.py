@@ -41,32 +41,38 @@ def figures(
 ) -> dict[str, float]:
     """The figures of `UNITS` from complete answers, in the order of their requests.
 
-    Rates count what came until the last answer ended (open loop) or until the last request was
-    asked (closed loop: until then there is always the whole load). A prompt counts when its answer
-    begins. Times between tokens are those of all neighbours in all answers, not means by answer.
+    Open loop: all of it, until the last answer ended. Closed loop: from the first request that
+    replaced another one to the last, and the waiting of those that did; the first ones come all at
+    once, as later ones never do, and after the last one the load shrinks. A prompt counts when its
+    answer begins. Times between tokens are those of all neighbours in all answers.
     """
+    counted = answers[load.together or 0 :]
+    begin = counted[0].arrived
     end = max(answer.times[-1] for answer in answers)
     if load.together is not None:
-        end = max(answer.arrived for answer in answers)
-    output = sum(time <= end for answer in answers for time in answer.times)
+        end = max(answer.arrived for answer in counted)
+    output = sum(begin < time <= end for answer in answers for time in answer.times)
     prompts = sum(
         len(request.prompt)
         for request, answer in zip(requests, answers, strict=True)
-        if answer.times[0] <= end
+        if begin < answer.times[0] <= end
     )
-    first = [answer.times[0] - answer.arrived for answer in answers]
-    gaps = np.concatenate([np.diff(answer.times) for answer in answers])
+    first = [answer.times[0] - answer.arrived for answer in counted]
+    gaps = np.concatenate([np.diff(answer.times) for answer in counted]).tolist()
+    waits = [(max(a.arrived, begin), min(a.times[0], end)) for a in answers]
+    waits = [(since, until) for since, until in waits if since <= until]
     return {
-        "output": output / end,
-        "prompts and output": (prompts + output) / end,
+        "output": output / (end - begin),
+        "prompts and output": (prompts + output) / (end - begin),
         "first token, p50": percentile(first, 50),
         "first token, p95": percentile(first, 95),
-        "between tokens, p50": percentile(gaps.tolist(), 50),
-        "between tokens, p95": percentile(gaps.tolist(), 95),
-        "between tokens, p99": percentile(gaps.tolist(), 99),
-        "waiting for the first token, mean": _mean_waiting(answers),
-        "waiting for the first token, most": float(_most_waiting(answers)),
-        "finished": float(sum(answer.times[-1] <= end for answer in answers)),
+        "between tokens, p50": percentile(gaps, 50),
+        "between tokens, p95": percentile(gaps, 95),
+        "between tokens, p99": percentile(gaps, 99),
+        "waiting for the first token, mean": sum(until - since for since, until in waits)
+        / (end - begin),
+        "waiting for the first token, most": float(_most_together(waits)),
+        "finished": float(sum(begin < answer.times[-1] <= end for answer in answers)),
     }
 
 
@@ -75,16 +81,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return float(np.percentile(values, percent))
 
 
-def _mean_waiting(answers: Sequence[Answer]) -> float:
-    """Over time: requests that have arrived and have no token yet."""
-    whole = max(answer.times[-1] for answer in answers)
-    return sum(answer.times[0] - answer.arrived for answer in answers) / whole
-
-
-def _most_waiting(answers: Sequence[Answer]) -> int:
-    # At equal times the arrival comes first: a request waits at least an instant.
+def _most_together(stretches: Sequence[tuple[float, float]]) -> int:
+    # At equal times beginnings come first: a request waits at least an instant.
     changes = sorted(
-        [(answer.arrived, 0, 1) for answer in answers]
-        + [(answer.times[0], 1, -1) for answer in answers]
+        [(since, 0, 1) for since, _ in stretches] + [(until, 1, -1) for _, until in stretches]
     )
-    return int(np.cumsum([change for _, _, change in changes]).max())
+    return max(0, *np.cumsum([change for _, _, change in changes]).tolist())

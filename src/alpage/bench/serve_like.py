@@ -80,7 +80,8 @@ def check(options: Options) -> None:
         if not 1 <= count <= _MOST_TOGETHER:
             raise UsageError(f"--{name} must be between 1 and {_MOST_TOGETHER}, not {count}")
     for load in options.loads():
-        least = 2 * (load.together or 1)
+        # So that one that replaced another is itself replaced: see `figures`.
+        least = 3 * (load.together or 1)
         if not least <= load.requests <= _MOST_REQUESTS:
             raise UsageError(
                 f"--requests must be between {least} and {_MOST_REQUESTS} for {load.name}, "
