@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
@@ -86,4 +87,4 @@ def _most_together(stretches: Sequence[tuple[float, float]]) -> int:
     changes = sorted(
         [(since, 0, 1) for since, _ in stretches] + [(until, 1, -1) for _, until in stretches]
     )
-    return max(0, *np.cumsum([change for _, _, change in changes]).tolist())
+    return max(accumulate(change for _, _, change in changes), default=0)
