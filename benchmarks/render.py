@@ -1,16 +1,20 @@
-"""The page `engine.md` from the reports of `alpage bench --json`.
+"""The pages `engine.md` and `serving.md` from the reports of `alpage bench --json`.
 
     python -m benchmarks.render benchmarks/results/*.json
 
-Every figure on the page comes from a report; the newest report stands first, and a table of all
-ratios before them.
+Every figure on a page comes from a report; the newest report stands first, and a table of all
+ratios before them. The curves of `serving.md` are drawn beside their reports, as PNG.
 """
 
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from alpage.bench.curve import draw_curve
 from alpage.bench.report import Report
+from alpage.bench.serve_like import measurement_name
+from alpage.bench.traffic import Load
 from alpage.core.paths import atomic_write
 
 PAGE = Path(__file__).with_name("engine.md")
@@ -34,6 +38,26 @@ FIGURES = {
     "decode, 16 together": "16 together",
     "process start to first token": "first token",
     "peak resident memory": "memory",
+}
+"""Names in reports, and in the table of ratios."""
+
+
+SERVING_PAGE = PAGE.with_name("serving.md")
+SERVING_HEAD = """# Many requests at once
+
+Made by `python -m benchmarks.render` from the reports in `results/serving-*.json`, which
+`alpage bench --serve-like --against llama.cpp --json FILE` writes: do not edit. How it is measured
+stands in [README.md](README.md). A ratio is the median over rounds that both engines ran in turns;
+above 1, Alpage is better.
+
+"""
+SERVING_FIGURES = {
+    "output": "output tokens/s",
+    "first token, p50": "first token p50",
+    "first token, p95": "first token p95",
+    "between tokens, p50": "between tokens p50",
+    "between tokens, p95": "between tokens p95",
+    "between tokens, p99": "between tokens p99",
 }
 """Names in reports, and in the table of ratios."""
 
@@ -64,12 +88,60 @@ def page(reports: list[Report]) -> str:
     return f"{HEAD}## Times better\n\n{ratios(reports)}\n\n## Each run\n\n{sections}"
 
 
+def serving_page(reports: Sequence[tuple[Report, str | None]]) -> str:
+    """Reports of loads with the names of their pictures, the newest first."""
+    newest_first = sorted(reports, key=lambda pair: pair[0].date, reverse=True)
+    if not newest_first:
+        return f"{SERVING_HEAD}Nothing has been measured yet.\n"
+    sections = [
+        report.markdown() + (f"\n![throughput and waiting by load]({picture})\n" * bool(picture))
+        for report, picture in newest_first
+    ]
+    loads = serving_ratios([report for report, _ in newest_first])
+    body = "\n".join(sections)
+    return f"{SERVING_HEAD}## Times better\n\n{loads}\n\n## Each run\n\n{body}"
+
+
+def serving_ratios(reports: Sequence[Report]) -> str:
+    """A row for each load of each report."""
+    lines = [
+        f"| file | load | {' | '.join(SERVING_FIGURES.values())} |",
+        f"| --- | --- |{' ---: |' * len(SERVING_FIGURES)}",
+    ]
+    for report in reports:
+        found = {measurement.name: measurement for measurement in report.compared()}
+        for load in map(Load.of, report.settings["loads"]):
+            cells = [str(report.model["file"]), load.name]
+            for figure in SERVING_FIGURES:
+                measured = found.get(measurement_name(load, figure))
+                values = measured.ratios("alpage", report.peer) if measured and report.peer else []
+                cells.append(f"{statistics.median(values):.2f}x" if values else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(files: list[str]) -> None:
-    """Read reports, write the page."""
+    """Read reports, write the pages of those kinds that are among them, and draw the curves."""
     if not files:
         sys.exit("give the JSON files that alpage bench --json wrote")
-    content = page([Report.from_json(Path(file).read_text("utf-8")) for file in files])
-    with atomic_write(PAGE) as file:
+    engine: list[Report] = []
+    serving: list[tuple[Report, str | None]] = []
+    for path in map(Path, files):
+        report = Report.from_json(path.read_text("utf-8"))
+        if report.settings.get("kind") == "serving":
+            picture = path.with_suffix(".png")
+            draw_curve(report, picture)
+            serving.append((report, f"{path.parent.name}/{picture.name}"))
+        else:
+            engine.append(report)
+    if engine:
+        _write(PAGE, page(engine))
+    if serving:
+        _write(SERVING_PAGE, serving_page(serving))
+
+
+def _write(path: Path, content: str) -> None:
+    with atomic_write(path) as file:
         file.write(content.encode())
 
 

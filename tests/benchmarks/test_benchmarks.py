@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.models import PLAIN, make, tensor_types
+from tests.bench.test_curve import CLOSED, serving_report
 from tests.bench.test_report import SPEED, report
 from tests.weights.gguf_files import U32, quantised, tiny_model
 
@@ -112,6 +113,45 @@ def test_reports_become_a_page_the_newest_first(
     assert "| file | beside | prefill 128 | prefill 512 | decode | decode at 1,024 |" in page
     with pytest.raises(SystemExit):
         render.main([])
+
+
+def test_reports_of_loads_become_a_page_of_their_own_with_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(render, "PAGE", tmp_path / "engine.md")
+    monkeypatch.setattr(render, "SERVING_PAGE", tmp_path / "serving.md")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "serving-a.json").write_text(serving_report(CLOSED).to_json(), "utf-8")
+    (results / "speed.json").write_text(report(SPEED).to_json(), "utf-8")
+    render.main([str(results / "serving-a.json")])
+    assert not (tmp_path / "engine.md").exists()  # nothing was given for it
+    render.main([str(path) for path in results.glob("*.json")])
+    assert "64 together" not in (tmp_path / "engine.md").read_text("utf-8")
+    page = (tmp_path / "serving.md").read_text("utf-8")
+    # Alpage 1, 2, 3 and llama.cpp 2, 2, 3: of rates less is worse, of seconds better.
+    assert "| model.gguf | 64 together | 1.00x | 1.00x |" in page
+    assert "| 64 together: first token, p95 | 2,000 ms | 2,000 ms | 1.00x (1.00 - 2.00) |" in page
+    assert "| 64 together: output | 2.0 tokens/s | 2.0 tokens/s | 1.00x (0.50 - 1.00) |" in page
+    assert "| 16 together: finished | 2.0 | 2.0 |  |" in page
+    assert "](results/serving-a.png)" in page
+    assert (results / "serving-a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_of_loads_is_that_of_its_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The committed page; its pictures are drawn elsewhere."""
+    files = sorted((render.PAGE.parent / "results").glob("serving-*.json"))
+    committed = render.SERVING_PAGE.read_text("utf-8")
+    if not files:
+        assert committed == render.serving_page([])
+        return
+    monkeypatch.setattr(render, "SERVING_PAGE", tmp_path / "serving.md")
+    monkeypatch.setattr(render, "draw_curve", lambda report, path: None)
+    render.main([str(path) for path in files])
+    assert committed == render.SERVING_PAGE.read_text("utf-8")
 
 
 @pytest.mark.skipif(not is_installed(), reason="llama.cpp is what is compared with")

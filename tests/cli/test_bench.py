@@ -79,6 +79,71 @@ def test_stages_are_shown_beside_their_limits(
     assert "--stages measures Alpage alone" in capsys.readouterr().err
 
 
+SHORT = ["--message-tokens", "6", "--answer-tokens", "4", "--system-tokens", "16"]
+
+
+def test_loads_of_requests_in_miniature(
+    smollm2_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    saved, drawn, text = (tmp_path / name for name in ("run.json", "run.png", "text.txt"))
+    text.write_text("The road over the pass was closed in winter, and nobody came. " * 20, "utf-8")
+    arguments = ["bench", str(smollm2_path), "--serve-like", "--runs", "1", "--threads", "1"]
+    arguments += [*SHORT, "--requests", "6", "--text", str(text), "--seed", "3"]
+    arguments += ["--requests-per-second", "30", "--concurrency", "2"]
+    assert main([*arguments, "--json", str(saved), "--plot", str(drawn)]) == 0
+    table, notes = capsys.readouterr()
+    for name in ("30 a second: output", "2 together: first token, p95", "between tokens, p99"):
+        assert name in table
+    assert "measuring 2 together, warming up: alpage" in notes
+    assert "a claim needs at least 5" in notes
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    report = Report.from_json(saved.read_text("utf-8"))
+    settings = report.settings
+    assert (settings["kind"], settings["seed"], settings["prompts"]) == ("serving", 3, "text")
+    assert settings["mean_tokens"] == {"message": 6, "answer": 4, "system": 16}
+    assert [load["requests"] for load in settings["loads"]] == [6, 6]
+    found = {measured.name: measured for measured in report.measurements}
+    assert found["30 a second: finished"].median("alpage") == 6
+    assert found["30 a second: output"].median("alpage") > 0
+    asked = settings["asked"]["30 a second"]
+    whole = found["30 a second: prompts and output"].median("alpage")
+    output = found["30 a second: output"].median("alpage")
+    assert whole / output == pytest.approx(1 + asked["prompt_tokens"] / asked["answer_tokens"], 0.1)
+
+
+@pytest.mark.skipif(not llamacpp.is_installed(), reason="needs llama-cpp-python")
+def test_loads_beside_the_slots_of_llama_cpp(
+    smollm2_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", str(smollm2_path), "--serve-like", "--against", "llama.cpp", *SHORT]
+    arguments += ["--runs", "1", "--threads", "1", "--requests", "6", "--temperature", "0"]
+    assert main([*arguments, "--concurrency", "2", "--json", "-"]) == 0
+    report = Report.from_json(capsys.readouterr().out)
+    assert report.peer == "llama.cpp"
+    assert list(report.engines) == ["alpage", "llama.cpp"]
+    compared = {measured.name for measured in report.compared()}
+    assert "2 together: first token, p95" in compared
+    assert "2 together: finished" not in compared
+    for measured in report.compared():
+        assert min(measured.ratios("alpage", "llama.cpp")) > 0
+
+
+def test_ways_of_measuring_are_not_mixed(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [
+        (["--concurrency", "4", "--seed", "0"], "--concurrency, --seed: only with --serve-like"),
+        (["--serve-like", "--quick"], "--quick does not go with --serve-like"),
+        (["--serve-like", "--make-shape", "1b"], "--make-shape does not go with --serve-like"),
+        (["--serve-like", "--type", "Q8_0"], "--type and --out belong to --make-shape"),
+        (["--serve-like", "--concurrency", "0"], "--concurrency must be between 1 and 1024"),
+    ]
+    for arguments, message in cases:
+        assert main(["bench", *arguments]) == 2, arguments
+        assert message in capsys.readouterr().err
+    assert main(["bench", "--serve-like", "--text", "no-such-file"]) == 1
+    assert "there is no file no-such-file" in capsys.readouterr().err
+
+
 def test_json_on_standard_output_is_alone_there(
     smollm2_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

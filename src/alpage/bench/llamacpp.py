@@ -66,37 +66,50 @@ def library() -> Any:
 
 
 class Context:
-    """A llama.cpp context: a cache for `sequences` of `positions` tokens, and a batch to fill."""
+    """A llama.cpp context: a cache for `sequences` of `positions` tokens, and a batch to fill.
+
+    `batch` rows at most are decoded in one call, in physical batches of 512. `outputs`: rows of a
+    batch that may have logits (0: all). `flash`: whether attention is fused; None: as llama.cpp
+    has it.
+    """
 
     def __init__(
-        self, low: Any, model: Any, *, positions: int, sequences: int, threads: int, flash: bool
-    ) -> None:
+        self, low: Any, model: Any, *, positions: int, sequences: int, threads: int,
+        flash: bool | None, batch: int = _BATCH, outputs: int = 0,
+    ) -> None:  # fmt: skip
         self._low = low
-        each = -(-positions // 256) * 256
+        self.positions = -(-positions // 256) * 256
         params = low.llama_context_default_params()
-        params.n_ctx = each * sequences
+        params.n_ctx = self.positions * sequences
         params.n_seq_max = sequences
-        params.n_batch = params.n_ubatch = _BATCH
-        params.n_outputs_max_per_seq = 0
+        params.n_batch, params.n_ubatch = batch, _BATCH
+        params.n_outputs_max, params.n_outputs_max_per_seq = outputs, min(outputs, 1)
         params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = (
-            low.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else low.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        self._context = low.llama_init_from_model(model, params)
-        if not self._context:
-            raise CapacityError(f"llama.cpp has no memory for {each * sequences} tokens of cache")
-        self._memory = low.llama_get_memory(self._context)
-        self._batch = low.llama_batch_init(_BATCH, 0, 1)
+        params.flash_attn_type = {
+            True: low.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            False: low.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            None: low.LLAMA_FLASH_ATTN_TYPE_AUTO,
+        }[flash]
+        self.handle = low.llama_init_from_model(model, params)
+        if not self.handle:
+            raise CapacityError(
+                f"llama.cpp has no memory for {self.positions * sequences} tokens of cache"
+            )
+        self._memory = low.llama_get_memory(self.handle)
+        self._batch = _Batch(low, batch)
 
     def close(self) -> None:
         """Free the cache."""
-        self._low.llama_batch_free(self._batch)
-        self._low.llama_free(self._context)
+        self._low.llama_free(self.handle)
 
     def rewind(self, sequences: int, depth: int) -> None:
         """Forget everything from position `depth` on."""
         for sequence in range(sequences):
-            self._low.llama_memory_seq_rm(self._memory, sequence, depth, -1)
+            self.forget(sequence, depth)
+
+    def forget(self, sequence: int, depth: int) -> None:
+        """Forget one sequence from position `depth` on."""
+        self._low.llama_memory_seq_rm(self._memory, sequence, depth, -1)
 
     def decode(
         self,
@@ -105,19 +118,10 @@ class Context:
         sequences: Sequence[int],
         outputs: Sequence[bool],
     ) -> None:
-        """One batch of at most 512 rows, computed when this returns."""
-        batch = self._batch
-        batch.n_tokens = len(tokens)
-        for row, (token, position, sequence, output) in enumerate(
-            zip(tokens, positions, sequences, outputs, strict=True)
-        ):
-            batch.token[row] = token
-            batch.pos[row] = position
-            batch.n_seq_id[row] = 1
-            batch.seq_id[row][0] = sequence
-            batch.logits[row] = output
-        status = self._low.llama_decode(self._context, batch)
-        self._low.llama_synchronize(self._context)
+        """One batch, computed when this returns."""
+        filled = self._batch.fill(tokens, positions, sequences, outputs)
+        status = self._low.llama_decode(self.handle, filled)
+        self._low.llama_synchronize(self.handle)
         if status:
             raise InternalError(f"llama_decode returned {status} for {len(tokens)} rows")
 
@@ -132,8 +136,62 @@ class Context:
 
     def logits(self, row: int, vocab_size: int) -> NDArray[np.float32]:
         """Logits of a row of the last batch, a copy [vocab_size]."""
-        pointer = self._low.llama_get_logits_ith(self._context, row)
+        pointer = self._low.llama_get_logits_ith(self.handle, row)
         return np.ctypeslib.as_array(pointer, (vocab_size,)).copy()
+
+
+class _Batch:
+    """Arrays for `rows` rows, which llama.cpp reads in place."""
+
+    def __init__(self, low: Any, rows: int) -> None:
+        self._tokens, self._positions, self._sequences = np.zeros((3, rows), np.int32)
+        self._outputs = np.zeros(rows, np.int8)
+        self._ones = np.ones(rows, np.int32)  # each row belongs to one sequence
+        number = ctypes.POINTER(ctypes.c_int32)
+        first = self._sequences.ctypes.data
+        self._own_sequence = (number * rows)(
+            *(ctypes.cast(first + 4 * row, number) for row in range(rows))
+        )
+        self._struct = low.llama_batch(
+            token=self._tokens.ctypes.data_as(number),
+            pos=self._positions.ctypes.data_as(number),
+            n_seq_id=self._ones.ctypes.data_as(number),
+            seq_id=ctypes.cast(self._own_sequence, ctypes.POINTER(number)),
+            logits=self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[int],
+        outputs: Sequence[bool],
+    ) -> Any:
+        """The structure that `llama_decode` takes."""
+        rows = self._struct.n_tokens = len(tokens)
+        self._tokens[:rows] = tokens
+        self._positions[:rows] = positions
+        self._sequences[:rows] = sequences
+        self._outputs[:rows] = outputs
+        return self._struct
+
+
+def load_model(low: Any, path: Path) -> Any:
+    """Weights and vocabulary, to be freed with `llama_model_free`; FormatError."""
+    model = low.llama_model_load_from_file(str(path).encode(), low.llama_model_default_params())
+    if not model:
+        raise FormatError(f"llama.cpp cannot load {path}")
+    return model
+
+
+def library_facts(low: Any, threads: int) -> dict[str, Any]:
+    """Version, build and settings, for a report."""
+    return {
+        "version": f"llama-cpp-python {importlib.import_module('llama_cpp').__version__}",
+        "build": low.llama_print_system_info().decode().strip().rstrip("| "),
+        "threads": threads,
+        "cache_type": "f16",
+    }
 
 
 class LlamaCppSide:
@@ -151,13 +209,8 @@ class LlamaCppSide:
     def load(self) -> float:
         """Weights (with llama.cpp's own repacking), vocabulary and one context."""
         self.close()
-        low = self._low
         start = perf_counter()
-        self._model = low.llama_model_load_from_file(
-            str(self._path).encode(), low.llama_model_default_params()
-        )
-        if not self._model:
-            raise FormatError(f"llama.cpp cannot load {self._path}")
+        self._model = load_model(self._low, self._path)
         self._contexts = {"": self._context(512, 1, self.variants[0])}
         return perf_counter() - start
 
@@ -208,12 +261,7 @@ class LlamaCppSide:
 
     def facts(self) -> Mapping[str, Any]:
         """See `Side`."""
-        return {
-            "version": f"llama-cpp-python {importlib.import_module('llama_cpp').__version__}",
-            "build": self._low.llama_print_system_info().decode().strip().rstrip("| "),
-            "threads": self._threads,
-            "cache_type": "f16",
-        }
+        return library_facts(self._low, self._threads)
 
     def _context(self, positions: int, sequences: int, variant: str) -> Context:
         return Context(

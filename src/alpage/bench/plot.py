@@ -10,8 +10,8 @@ from alpage.bench.report import Report
 from alpage.core.errors import UsageError
 from alpage.core.paths import atomic_write
 
-_OURS, _THEIRS, _INK = "#1b6b4a", "#a65a2e", "#222222"
-_DOTS_PER_INCH = 150
+OURS, THEIRS, INK = "#1b6b4a", "#a65a2e", "#222222"
+DOTS_PER_INCH = 150
 
 
 def check_plotting() -> None:
@@ -37,15 +37,15 @@ def draw(report: Report, path: Path) -> None:
     figure = figure_module.Figure(figsize=(9, 1.9 + 0.42 * len(compared)), layout="constrained")
     axes = figure.subplots()
     places = range(len(compared))
-    axes.barh(places, medians, color=[_OURS if m >= 1 else _THEIRS for m in medians], height=0.62)
+    axes.barh(places, medians, color=[OURS if m >= 1 else THEIRS for m in medians], height=0.62)
     for place, values, median in zip(places, ratios, medians, strict=True):
-        axes.plot([min(values), max(values)], [place, place], color=_INK, linewidth=1)
+        axes.plot([min(values), max(values)], [place, place], color=INK, linewidth=1)
         label = f"{median:.2f}x"
         axes.annotate(
             label, (max(values), place), (4, 0), textcoords="offset points", va="center",
             bbox={"facecolor": "white", "linewidth": 0, "pad": 1},
         )  # fmt: skip
-    axes.axvline(1, color=_INK, linewidth=0.8)
+    axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_yticks(list(places), [measurement.name for measurement in compared])
     axes.invert_yaxis()
     axes.margins(x=0.12)
@@ -54,7 +54,7 @@ def draw(report: Report, path: Path) -> None:
     axes.set_xlabel(f"times better than {peer} (median; line: least to most of the runs)")
     axes.set_title(str(report.model["file"]), loc="left")
     figure.text(
-        0.995, -0.01, "\n".join(report.context()[0::3]), ha="right", va="top", size=7, color=_INK
+        0.995, -0.01, "\n".join(report.context()[0::3]), ha="right", va="top", size=7, color=INK
     )
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, bbox_inches="tight")
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")

@@ -12,7 +12,8 @@ FORMAT = 1
 FEWEST_RUNS = 5
 """A median of fewer is for orientation only."""
 
-Unit = Literal["tokens/s", "GB/s", "%", "s", "MiB"]
+Unit = Literal["tokens/s", "GB/s", "%", "s", "MiB", "requests"]
+_NOT_COMPARED = ("%", "requests")
 _MORE_IS_BETTER = ("tokens/s", "GB/s", "%")
 Values = dict[str, list[float]]  # variant of an engine -> one value for each round
 
@@ -69,8 +70,10 @@ class Report:
         return others[0] if others else None
 
     def compared(self) -> list[Measurement]:
-        """The figures that have a ratio: those of both engines, but not shares of another one."""
-        return [m for m in self.measurements if self.peer in m.engines and m.unit != "%"]
+        """The figures that have a ratio: those of both engines, but neither shares nor counts."""
+        return [
+            m for m in self.measurements if self.peer in m.engines and m.unit not in _NOT_COMPARED
+        ]
 
     def to_json(self) -> str:
         """Everything, with the medians and ratios that `table` shows."""
@@ -158,7 +161,9 @@ def _engine_line(name: str, facts: Mapping[str, Any]) -> str:
 def _with_unit(value: float, unit: Unit) -> str:
     if unit == "s":
         return f"{value * 1000:,.0f} ms"
-    digits = 1 if value < 100 and unit in ("tokens/s", "GB/s") else 0
+    digits = 1 if value < 100 and unit in ("tokens/s", "GB/s", "requests") else 0
+    if unit == "requests":
+        return f"{value:,.{digits}f}"
     return f"{value:,.{digits}f}{'' if unit == '%' else ' '}{unit}"
 
 

@@ -23,7 +23,7 @@ from alpage.bench.worker import Job
 from alpage.core.errors import UsageError
 from alpage.core.processors import usable_processors
 from alpage.engine.native import available_isas
-from alpage.weights.source import open_model
+from alpage.weights.source import ModelSource, open_model
 
 PEERS = ("llama.cpp",)
 _BUSY = 0.25
@@ -51,14 +51,7 @@ class Options:
 
 def check(options: Options) -> None:
     """Refuse what cannot be measured, before anything is loaded: UsageError says why."""
-    if not 1 <= options.runs <= 1000:
-        raise UsageError(f"runs must be between 1 and 1000, not {options.runs}")
-    if options.threads is not None and not 1 <= options.threads <= 1024:
-        raise UsageError(f"threads must be between 1 and 1024, not {options.threads}")
-    if options.isa is not None and options.isa not in available_isas():
-        raise UsageError(
-            f"this machine does not run {options.isa}; it runs {', '.join(available_isas())}"
-        )
+    check_machine(options.runs, options.threads, options.isa)
     known = names(quick=options.quick)
     for name in options.only:
         if name not in known:
@@ -67,14 +60,28 @@ def check(options: Options) -> None:
         raise UsageError("--program is llama.cpp's: it goes with --against llama.cpp")
     if options.program is not None and not os.access(options.program, os.X_OK):
         raise UsageError(f"{options.program} is no program that can be run")
-    if options.against is None:
+    check_peer(options.against, options.model)
+
+
+def check_machine(runs: int, threads: int | None, isa: str | None) -> None:
+    """UsageError for rounds, threads or an instruction set that cannot be."""
+    if not 1 <= runs <= 1000:
+        raise UsageError(f"runs must be between 1 and 1000, not {runs}")
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"threads must be between 1 and 1024, not {threads}")
+    if isa is not None and isa not in available_isas():
+        raise UsageError(f"this machine does not run {isa}; it runs {', '.join(available_isas())}")
+
+
+def check_peer(against: str | None, model: Path) -> None:
+    """UsageError for a peer that is unknown, not installed, or cannot read the model."""
+    if against is None:
         return
-    if options.against not in PEERS:
-        raise UsageError(f"--against takes {', '.join(PEERS)}, not {options.against!r}")
-    if options.model.is_dir():
+    if against not in PEERS:
+        raise UsageError(f"--against takes {', '.join(PEERS)}, not {against!r}")
+    if model.is_dir():
         raise UsageError(
-            f"--against llama.cpp needs a GGUF file that both engines read; {options.model} is a "
-            "folder"
+            f"--against llama.cpp needs a GGUF file that both engines read; {model} is a folder"
         )
     llamacpp.check_installed()
 
@@ -84,7 +91,7 @@ def measure(options: Options, progress: Progress) -> Report:
     check(options)
     date = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
     with open_model(options.model) as source:
-        model = _model_facts(source.name, source.path, source.quantization, source.file_bytes)
+        model = model_facts(source)
         length = source.config.context_length
         cases, left_out = plan(length, quick=options.quick, only=options.only)
         step_bytes = bytes_of_a_step(source)
@@ -144,18 +151,33 @@ def _with_share_of_memory(found: Sequence[Measurement], step_bytes: int) -> Iter
             yield Measurement("decode, of that rate", "%", shares)
 
 
-def _model_facts(name: str, path: Path, quantization: str, size: int) -> dict[str, Any]:
-    return {"name": name, "file": path.name, "quantization": quantization, "bytes": size}
+def model_facts(source: ModelSource) -> dict[str, Any]:
+    """What a report says of the model."""
+    return {
+        "name": source.name,
+        "file": source.path.name,
+        "quantization": source.quantization,
+        "bytes": source.file_bytes,
+    }
 
 
 def _notes(options: Options, left_out: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
-    others, stolen, threads = settings["others_at_work"], settings["stolen"], settings["threads"]
     notes = []
     if options.quick:
         notes.append("quick: shorter measurements, for orientation only")
-    if options.runs < FEWEST_RUNS:
-        notes.append(f"{options.runs} runs: a claim needs at least {FEWEST_RUNS}")
+    notes += disturbances(settings, options.runs)
+    if left_out:
+        notes.append(f"left out, longer than the model's context: {', '.join(left_out)}")
+    return notes
+
+
+def disturbances(settings: Mapping[str, Any], runs: int) -> list[str]:
+    """Why figures of a run may not be what they seem."""
+    others, stolen, threads = settings["others_at_work"], settings["stolen"], settings["threads"]
+    notes = []
+    if runs < FEWEST_RUNS:
+        notes.append(f"{runs} runs: a claim needs at least {FEWEST_RUNS}")
     processors = usable_processors()
     if others is not None and others > _BUSY * processors:
         notes.append(
@@ -169,6 +191,4 @@ def _notes(options: Options, left_out: Sequence[str], settings: Mapping[str, Any
         )
     if threads > processors:
         notes.append(f"{threads} threads on {processors} processors: they wait for one another")
-    if left_out:
-        notes.append(f"left out, longer than the model's context: {', '.join(left_out)}")
     return notes

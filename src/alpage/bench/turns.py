@@ -13,8 +13,10 @@ from time import perf_counter, sleep
 from typing import IO, Any
 
 from alpage.bench.cases import Case
+from alpage.bench.latency import Answer
 from alpage.bench.report import Measurement, Values
 from alpage.bench.start import PROMPT
+from alpage.bench.traffic import TimedRequest
 from alpage.bench.worker import Job, raise_error
 from alpage.core.errors import InternalError
 
@@ -57,6 +59,16 @@ class Worker:
     def run(self, case: Case, variant: str) -> float:
         """Tokens per second, once."""
         return float(self._ask({"do": "run", "case": case.as_json(), "variant": variant})["rate"])
+
+    def open(self, slots: int, context: int) -> None:
+        """Empty caches for `slots` requests of `context` tokens, in a worker that serves."""
+        self._ask({"do": "open", "slots": slots, "context": context})
+
+    def serve(self, requests: Sequence[TimedRequest], together: int | None) -> list[Answer]:
+        """Answer requests (`Server.serve`); the tokens themselves stay with the worker."""
+        asked = [request.as_json() for request in requests]
+        answer = self._ask({"do": "serve", "requests": asked, "together": together})
+        return [Answer(found["arrived"], found["times"]) for found in answer["answers"]]
 
     def kill(self) -> None:
         """End the process now."""

@@ -5,18 +5,25 @@ JSON on standard input, answers go as lines of JSON to standard output; whatever
 goes to standard error.
 """
 
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from alpage.bench.cases import Case
 from alpage.bench.side import Side
+from alpage.bench.traffic import TimedRequest
 from alpage.core import errors
 from alpage.core.errors import AlpageError, InternalError
 
+if TYPE_CHECKING:  # the engine loads only where it is measured
+    from alpage.bench.serving import Server
+
+Answerer = Callable[[dict[str, Any]], dict[str, Any]]
 EngineName = str  # "alpage" or "llama.cpp"
 
 
@@ -29,6 +36,9 @@ class Job:
     threads: int
     isa: str | None
     cases: list[Case]
+    serving: bool = False
+    """Whether requests are answered, rather than cases measured."""
+    temperature: float = 0.0
 
     def to_json(self) -> str:
         """For the command line of the worker."""
@@ -44,11 +54,11 @@ class Job:
 def main() -> None:
     """Serve until standard input ends."""
     answers = _own_output()
-    side: Side | None = None
+    ask: Answerer | None = None
     for line in sys.stdin:
         try:
-            side = side or _side(Job.of(sys.argv[1]))
-            answer = _answer(side, json.loads(line))
+            ask = ask or _answerer(Job.of(sys.argv[1]))
+            answer = ask(json.loads(line))
         except AlpageError as error:
             answer = {"error": str(error), "kind": type(error).__name__}
         except MemoryError:
@@ -64,7 +74,13 @@ def raise_error(answer: dict[str, Any]) -> None:
         raise kind(answer["error"])
 
 
-def _answer(side: Side, request: dict[str, Any]) -> dict[str, Any]:
+def _answerer(job: Job) -> Answerer:
+    if job.serving:
+        return functools.partial(_serve, _server(job))
+    return functools.partial(_measure, _side(job))
+
+
+def _measure(side: Side, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "load":
         return {"seconds": side.load(), "variants": side.variants, "facts": dict(side.facts())}
     case = Case.of(request["case"])
@@ -72,6 +88,17 @@ def _answer(side: Side, request: dict[str, Any]) -> dict[str, Any]:
         side.prepare(case)
         return {}
     return {"rate": side.run(case, request["variant"])}
+
+
+def _serve(server: "Server", request: dict[str, Any]) -> dict[str, Any]:
+    if request["do"] == "load":
+        return {"seconds": server.load(), "variants": [""], "facts": dict(server.facts())}
+    if request["do"] == "open":
+        server.prepare(request["slots"], request["context"])
+        return {}
+    requests = [TimedRequest.of(values) for values in request["requests"]]
+    answers = server.serve(requests, request["together"])
+    return {"answers": [{"arrived": a.arrived, "times": a.times} for a in answers]}
 
 
 def _side(job: Job) -> Side:
@@ -83,6 +110,17 @@ def _side(job: Job) -> Side:
     from alpage.bench.native import AlpageSide
 
     return AlpageSide(Path(job.model), threads=job.threads, isa=job.isa, cases=job.cases)
+
+
+def _server(job: Job) -> "Server":
+    from alpage.bench.serving import AlpageServer, Sampling
+
+    sampling = Sampling(job.temperature)
+    if job.engine == "llama.cpp":
+        from alpage.bench.slots import LlamaCppServer
+
+        return LlamaCppServer(Path(job.model), threads=job.threads, sampling=sampling)
+    return AlpageServer(Path(job.model), threads=job.threads, isa=job.isa, sampling=sampling)
 
 
 def _own_output() -> TextIO:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,23 @@ from alpage.cli.loading import ready
 from alpage.cli.options import Model, Threads
 from alpage.cli.output import megabytes, note, print_table, say
 from alpage.cli.progress import byte_progress
+from alpage.cli.serve_like import (
+    SERVING_NAMES,
+    AnswerTokens,
+    Concurrency,
+    MessageTokens,
+    Rates,
+    Requests,
+    Seed,
+    ServeLike,
+    Slots,
+    SystemTokens,
+    Temperature,
+    Text,
+    draw_loads,
+    measure_serving,
+    serving_options,
+)
 from alpage.core.errors import UsageError
 from alpage.core.paths import atomic_write
 from alpage.core.processors import usable_processors
@@ -86,33 +103,72 @@ def command(
     make_shape: MakeShape = None,
     kind: Kind = None,
     out: Out = None,
+    serve_like: ServeLike = False,
+    requests_per_second: Rates = None,
+    concurrency: Concurrency = None,
+    requests: Requests = None,
+    slots: Slots = None,
+    message_tokens: MessageTokens = None,
+    answer_tokens: AnswerTokens = None,
+    system_tokens: SystemTokens = None,
+    text: Text = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
 ) -> None:
     """Measure speed on this machine: prompts, answers, many at once, start-up and memory.
 
     Each engine has a process of its own, and they take turns. Nothing else should be running.
     """
+    serving = {
+        "rates": requests_per_second, "together": concurrency, "requests": requests,
+        "slots": slots, "message": message_tokens, "answer": answer_tokens,
+        "system": system_tokens, "text": text, "temperature": temperature, "seed": seed,
+    }  # fmt: skip
+    single = {"quick": quick, "only": only, "program": program, "stages": stages}
+    _check_modes(serve_like, make_shape, serving, {**single, "type": kind, "out": out})
     if make_shape is not None:
         _make(make_shape, kind or "Q4_K_M", out)
         return
-    if kind is not None or out is not None:
-        raise UsageError("--type and --out belong to --make-shape")
     settings = Settings.from_environment()
-    wanted = Options(
-        model=Path(model),
-        threads=threads or settings.threads,
-        isa=settings.isa,
-        runs=runs,
-        quick=quick,
-        against=against,
-        only=tuple(only or ()),
-        program=program,
-        command=shlex.join(["alpage", *map(_without_folder, sys.argv[1:])]),
-    )
+    command_line = shlex.join(["alpage", *map(_without_folder, sys.argv[1:])])
+    machine: dict[str, Any] = {
+        "model": Path(model), "threads": threads or settings.threads, "isa": settings.isa,
+        "runs": runs, "against": against, "command": command_line,
+    }  # fmt: skip
+    if serve_like:
+        report = measure_serving(serving_options(machine, serving), model, settings, plot)
+        _show_or_save(report, json)
+        draw_loads(report, plot)
+        return
+    wanted = Options(**machine, quick=quick, only=tuple(only or ()), program=program)
+    _measure(wanted, model, settings, stages=stages, json=json, plot=plot)
+
+
+def _check_modes(
+    serve_like: bool, make_shape: str | None, serving: dict[str, Any], others: dict[str, Any]
+) -> None:
+    """UsageError for options of one way of measuring that are given with another."""
+    if not serve_like and any(value is not None for value in serving.values()):
+        given = ", ".join(SERVING_NAMES[name] for name, v in serving.items() if v is not None)
+        raise UsageError(f"{given}: only with --serve-like")
+    for name in ("type", "out"):
+        if others[name] is not None and make_shape is None:
+            raise UsageError("--type and --out belong to --make-shape")
+    unfit = [f"--{name}" for name, value in others.items() if value]
+    if serve_like and (unfit or make_shape is not None):
+        raise UsageError(f"{', '.join(unfit) or '--make-shape'} does not go with --serve-like")
+
+
+def _measure(
+    wanted: Options, model: str, settings: Settings, *, stages: bool, json: str | None,
+    plot: Path | None,
+) -> None:  # fmt: skip
+    """Everything but loads of requests."""
     check(wanted)  # what cannot be measured is said before a model is downloaded
-    if stages and (against is not None or quick or only):
+    if stages and (wanted.against is not None or wanted.quick or wanted.only):
         raise UsageError("--stages measures Alpage alone, all of it, and not in a hurry")
     if plot is not None:
-        if against is None:
+        if wanted.against is None:
             raise UsageError("--plot draws a comparison: say with --against what to compare with")
         check_plotting()
     wanted = replace(wanted, model=ready(model, settings))
@@ -122,6 +178,10 @@ def command(
     report = measure(wanted, lambda what: note(f"measuring {what}"))
     if plot is not None:
         draw(report, plot)
+    _show_or_save(report, json)
+
+
+def _show_or_save(report: Report, json: str | None) -> None:
     if json == "-":
         say(report.to_json())
         return
