@@ -1,4 +1,4 @@
-"""Adapters by name: which slot of the runner each has, who uses it, and how much memory they take."""
+"""Adapters by name: which slot of the runner each has, who uses it, and what memory they take."""
 
 import hashlib
 from dataclasses import dataclass

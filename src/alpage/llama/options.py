@@ -33,8 +33,8 @@ class AnswerOptions(SamplingOptions, total=False):
     """The same, and at most one grammar that the answer has to follow.
 
     `adapter`: the name of one that `Llama.load_adapter` loaded. `timeout`: seconds after which the
-    answer ends with the reason "deadline". `json_schema`: a JSON Schema as a dictionary or as JSON. `regex` matches the whole answer.
-    `grammar`: one in Lark's notation.
+    answer ends with the reason "deadline". `json_schema`: a JSON Schema as a dictionary or as JSON.
+    `regex` matches the whole answer. `grammar`: one in Lark's notation.
     """
 
     adapter: str | None
