@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import InternalError
 from alpage.engine.protocol import StepBatch
-from alpage.weights.peft import LoraAdapter
+from alpage.weights.lora import LoraAdapter
 
 VOCAB = 64
 DIM = 8

@@ -15,7 +15,7 @@ from alpage.engine.engine import Engine
 from alpage.engine.protocol import EmbedRequest, FinishEvent, Request, TokenEvent
 from alpage.engine.sampling import SamplingState, sample_reference
 from alpage.engine.scheduler import Limits, Scheduler
-from alpage.weights.peft import LoraAdapter, LoraMatrix
+from alpage.weights.lora import LoraAdapter, LoraMatrix
 
 LONG = [(7 * i) % 60 for i in range(21)]
 

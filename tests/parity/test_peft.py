@@ -14,8 +14,9 @@ from tests.parity.models import deviation, gguf_file, logits_of, pieces
 from alpage.engine.native import NativeRunner, available_isas
 from alpage.engine.protocol import Runner
 from alpage.engine.torch import TorchRunner
+from alpage.weights.lora import LoraAdapter, LoraMatrix
 from alpage.weights.names import interleaved_from_half, rotary_heads
-from alpage.weights.peft import LoraAdapter, LoraMatrix, read_adapter
+from alpage.weights.peft import read_adapter
 from alpage.weights.source import open_model
 from alpage.weights.tensor import TensorType
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from alpage.core.config import LlamaConfig
+from alpage.weights.lora import LoraAdapter, LoraMatrix
 from alpage.weights.names import expected_shapes, from_canonical
-from alpage.weights.peft import LoraAdapter, LoraMatrix
 
 PREFIX = "base_model.model."
 Weights = dict[str, NDArray[Any]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from alpage.core.errors import CapacityError, UsageError
 from alpage.engine.protocol import Runner
-from alpage.weights.peft import LoraAdapter
+from alpage.weights.lora import LoraAdapter
 
 _BYTES = 2  # of a number, as the native core keeps it
 

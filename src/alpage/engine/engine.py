@@ -28,7 +28,7 @@ from alpage.engine.protocol import (
 from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.scheduler import Limits, Outcome, Scheduler
 from alpage.engine.spill import Spill
-from alpage.weights.peft import LoraAdapter
+from alpage.weights.lora import LoraAdapter
 
 EventHandler = Callable[[Event], bool | None]
 """Called in the engine's thread with each event of a request; True ends the request."""

@@ -11,7 +11,7 @@ from alpage.core.errors import CapacityError, FormatError, InternalError, UsageE
 from alpage.core.processors import usable_processors
 from alpage.core.types import KvType
 from alpage.engine.protocol import StepBatch
-from alpage.weights.peft import LoraAdapter
+from alpage.weights.lora import LoraAdapter
 from alpage.weights.source import ModelSource
 from alpage.weights.tensor import TensorType
 

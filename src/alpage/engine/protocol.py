@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alpage.core.config import LlamaConfig
 from alpage.core.types import FinishReason, SamplingParams, Usage
-from alpage.weights.peft import LoraAdapter
+from alpage.weights.lora import LoraAdapter
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from alpage.core.errors import CapacityError, FormatError, InputError, InternalE
 from alpage.engine.protocol import StepBatch
 from alpage.model.llama import Llama, attend
 from alpage.model.load import DTypeName, load, parse_dtype
-from alpage.weights.peft import LoraAdapter, LoraMatrix
+from alpage.weights.lora import LoraAdapter, LoraMatrix
 from alpage.weights.source import ModelSource
 
 

@@ -7,8 +7,6 @@ would compute something else silently.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import FormatError, NotFoundError, UnsupportedError
 from alpage.weights.fields import Fields, clean, read_json
+from alpage.weights.lora import LoraAdapter, LoraMatrix
 from alpage.weights.mapped import MappedFile
 from alpage.weights.names import expected_shapes, from_canonical, to_canonical
 from alpage.weights.safetensors import read_safetensors
@@ -42,37 +41,6 @@ _OF_TRAINING = {
 """How an adapter was made, or which modules it has: the weights say the same."""
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "mica", "orthogonal")
 """Values of `init_lora_weights` that leave the base weights as they are."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LoraMatrix:
-    """What is added to one matrix: y += scale * b @ (a @ x)."""
-
-    a: NDArray[np.float32]  # [rank, columns]
-    b: NDArray[np.float32]  # [rows, rank], rows in canonical order
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        """Rows of a, columns of b."""
-        return int(self.a.shape[0])
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LoraAdapter:
-    """A LoRA adapter: what it adds, by the canonical name of each matrix that it changes.
-
-    Query and key rows are in the canonical half layout, which is that of PEFT's files, whatever
-    the order of the model file's own rows.
-    """
-
-    name: str
-    matrices: Mapping[str, LoraMatrix]
-
-    @property
-    def size(self) -> int:
-        """Number of weights; an engine keeps them in 2 bytes each, and little besides."""
-        return sum(matrix.a.size + matrix.b.size for matrix in self.matrices.values())
 
 
 def read_adapter(path: Path, config: LlamaConfig) -> LoraAdapter:
