@@ -197,7 +197,7 @@ SOURCES = {
     "dots": ("{{ a" + ".b" * 2500 + " }}", DEEP),
     "many tokens": ("{{ 1 }}" * 4001, "cannot be read: it has 12,003 tokens; at most 12,000"),
     "ifs": ("{% if 1 %}" * 1000 + "{% endif %}" * 1000, DEEP),
-    "elifs": ("{% if 1 %}" + "{% elif 1 %}" * 5000 + "{% endif %}", "it has 20,006 tokens"),
+    "elifs": ("{% if 1 %}" + "{% elif 1 %}" * 5000 + "{% endif %}", "it has 20,007 tokens"),
     "loops": ("{% for i in [1] %}" * 30 + "{% endfor %}" * 30, "cannot be read: too many static"),
     "number": ("{{ " + "9" * 5000 + " }}", "cannot be read: Exceeds the limit (4300 digits)"),
     "syntax": ("\n\n{% if %}", "cannot be read: line 3: Expected an expression"),
