@@ -20,8 +20,7 @@ from alpage import Llama, __version__
 from alpage.bench.machine import others_at_work, this_machine
 from alpage.core.paths import atomic_write
 from alpage.core.types import Usage
-from alpage.engine.protocol import FinishEvent, Request, TokenEvent
-from alpage.llama.text import TextSide
+from alpage.llama import Completion, TextRequest
 
 HERE = Path(__file__).parent
 _TEXT = (
@@ -45,14 +44,9 @@ PROMPTS = {
 TOKENS = 160
 
 
-def answer(llm: Llama, prompt: list[int], *, speculate: bool) -> tuple[list[int], Usage]:
-    """Tokens and usage of one greedy answer."""
-    params = replace(llm.completion_request([1], temperature=0.0, max_tokens=TOKENS).sampling)
-    ends = llm.tokenizer.stop_ids
-    events = list(llm.engine.submit(Request(prompt, params, ends, speculate=speculate)))
-    end = events[-1]
-    assert isinstance(end, FinishEvent)
-    return [event.token for event in events if isinstance(event, TokenEvent)], end.usage
+def answer(llm: Llama, request: TextRequest, *, speculate: bool) -> Completion:
+    """One greedy answer."""
+    return llm.stream(replace(request, speculate=speculate)).result()
 
 
 def rate(usage: Usage) -> float:
@@ -60,19 +54,21 @@ def rate(usage: Usage) -> float:
     return (usage.completion_tokens - 1) / usage.decode_seconds
 
 
-def measure(llm: Llama, side: TextSide, rounds: int) -> list[dict[str, Any]]:
+def measure(llm: Llama, rounds: int) -> list[dict[str, Any]]:
     """One row for each prompt."""
     rows = []
     for name, text in PROMPTS.items():
-        prompt = side.encode_chat([{"role": "user", "content": text}], None, {})
-        answer(llm, prompt, speculate=True)  # warm, and the prompt is in the cache from now on
+        request = llm.chat_request(
+            [{"role": "user", "content": text}], temperature=0.0, max_tokens=TOKENS
+        )
+        answer(llm, request, speculate=True)  # warm, and the prompt is in the cache from now on
         ratios, rates, usage = [], [], None
         for round_ in range(rounds):
             found = {}
             for speculate in (True, False) if round_ % 2 else (False, True):
-                found[speculate] = answer(llm, prompt, speculate=speculate)
-            (tokens, usage), (plain_tokens, plain) = found[True], found[False]
-            assert tokens == plain_tokens, f"{name}: the answer changed"
+                found[speculate] = answer(llm, request, speculate=speculate)
+            assert found[True].tokens == found[False].tokens, f"{name}: the answer changed"
+            usage, plain = found[True].usage, found[False].usage
             ratios.append(rate(usage) / rate(plain))
             rates.append(rate(plain))
         assert usage is not None
@@ -121,7 +117,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     others = others_at_work()
     with Llama.load(pull=True) as llm:
-        rows = measure(llm, llm._side, rounds)
+        rows = measure(llm, rounds)
         report = {
             "command": f"python -m benchmarks.speculation --rounds {rounds}",
             "date": datetime.date.today().isoformat(),

@@ -89,14 +89,7 @@ class AlpageSide:
 
     def facts(self) -> Mapping[str, Any]:
         """See `Side`."""
-        runner = self._runner
-        return {
-            "version": __version__,
-            "isa": runner.isa,
-            "threads": runner.threads,
-            "weight_bytes": runner.weight_bytes,
-            "cache_type": "bf16",
-        }
+        return facts_of(self._runner)
 
     @property
     def _runner(self) -> NativeRunner:
@@ -159,6 +152,17 @@ class AlpageSide:
         end = min(answer.times[-1] for answer in answers)
         counted = sum(start < time <= end for answer in answers for time in answer.times)
         return counted / (end - start)
+
+
+def facts_of(runner: NativeRunner) -> Mapping[str, Any]:
+    """Version, build and settings of Alpage's side of a comparison."""
+    return {
+        "version": __version__,
+        "isa": runner.isa,
+        "threads": runner.threads,
+        "weight_bytes": runner.weight_bytes,
+        "cache_type": runner.kv,
+    }
 
 
 class _Answer:

@@ -7,8 +7,8 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any, Protocol
 
-from alpage import __version__
 from alpage.bench.latency import Answer
+from alpage.bench.native import facts_of
 from alpage.bench.traffic import TimedRequest
 from alpage.core.errors import InternalError
 from alpage.core.types import SamplingParams
@@ -94,13 +94,7 @@ class AlpageServer:
         """See `Server`."""
         runner = self._loaded.runner
         assert isinstance(runner, NativeRunner)
-        return {
-            "version": __version__,
-            "isa": runner.isa,
-            "threads": runner.threads,
-            "weight_bytes": runner.weight_bytes,
-            "cache_type": "bf16",
-        }
+        return facts_of(runner)
 
     def close(self) -> None:
         """Give everything back."""

@@ -27,7 +27,6 @@ class NgramLookup:
         self._tokens: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}
         self._match: int | None = None  # where the text goes on that looked like the newest tokens
-        self._kind = _GRAM
         self._hits = dict(_FIRST_GUESS)
         for token in tokens:
             self._add(token)
