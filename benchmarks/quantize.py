@@ -372,7 +372,7 @@ def main(arguments: list[str]) -> None:
                     "cache, Alpage's time until the result is on the disk."
                 )
             made = {"rows": rows, "note": note, **_facts(options, arguments)}
-            some = part == "perplexity" and options.mixes
+            some = part != "error" and options.mixes
             report[part] = _again(report.get(part), made, options) if some else made
             _save(file, json.dumps(report, indent=2) + "\n")
             _save(options.out / "quantize.md", page(report))
@@ -387,7 +387,7 @@ def _again(
     again = f"{', '.join(options.mixes)} again on {made['date'][:10]}: `{made['command']}`."
     return {
         **before,
-        "rows": before["rows"] | made["rows"],
+        "rows": {key: row | made["rows"].get(key, {}) for key, row in before["rows"].items()},
         "note": f"{before['note']} {again}",
     }
 

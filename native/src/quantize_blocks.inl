@@ -192,7 +192,7 @@ inline bool encode_symmetric(const Source& source, int64_t at, int64_t count, ui
 
 // ---------------------------------------------------------------- Q4_1, Q5_1
 
-constexpr Search short_lines4{1, 3, {14.2f, 15.0f, 15.8f}};
+constexpr Search short_lines4{0, 1, {15.0f}};
 constexpr Search short_lines5{1, 3, {30.2f, 31.0f, 31.8f}};
 constexpr Search medium_lines4{2, 8, {13.2f, 13.7f, 14.1f, 14.5f, 15.0f, 15.4f, 15.9f, 16.4f}};
 constexpr Search medium_lines5{2, 6, {29.6f, 30.2f, 30.7f, 31.1f, 31.5f, 32.0f}};

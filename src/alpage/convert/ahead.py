@@ -64,6 +64,7 @@ def made_ahead(
 ) -> Iterator[list[PlannedTensor]]:
     """The tensors, to be written in this order; their chunks are made in `threads` other threads.
 
+    The first ones begin at once, beside what the block does before it asks for them.
     At most `threads` + 1 chunks are made or waiting while one is written, and memory grows by
     those. A chunk may be looked at until the next one is taken: then its memory goes back to
     `buffers`. An error comes up where the chunk that failed would have been taken. The threads
@@ -72,6 +73,7 @@ def made_ahead(
     with ThreadPoolExecutor(threads, "chunks") as pool:
         line = _Line(pool, works, threads + 1, Buffers() if buffers is None else buffers)
         try:
+            line.fill()
             yield [
                 PlannedTensor(work.name, work.shape, work.type, partial(line.chunks, index))
                 for index, work in enumerate(works)
@@ -95,15 +97,16 @@ class _Line:
 
     def chunks(self, index: int) -> Iterator[Chunk]:
         """Those of tensor `index`, whose turn it is."""
-        self._fill()
+        self.fill()
         while self._waiting and self._waiting[0][0] == index:
             chunk = self._waiting.popleft()[1].result()
-            self._fill()
+            self.fill()
             yield chunk
             self._buffers.give(chunk)
         self._works[index].done()
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Begin as many chunks as may be ahead."""
         while len(self._waiting) < self._length:
             found = next(self._pieces, None)
             if found is None:

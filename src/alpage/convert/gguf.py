@@ -61,8 +61,8 @@ def export_gguf(
     done and in all.
     """
     plan = _Plan(source, choose, importance or {}, encode)
-    metadata = _metadata(source, identity or Identity.of(source), plan.types, file_type)
     with made_ahead(plan.works(), threads, buffers) as tensors:
+        metadata = _metadata(source, identity or Identity.of(source), plan.types, file_type)
         parts = split(tensors, shard_bytes)
         total = sum(tensor.nbytes for tensor in tensors)
         names = part_names(target, len(parts))
