@@ -9,20 +9,12 @@ engine's own clock; ratios are medians over the rounds. Writes `speculation.json
 """
 
 import argparse
-import datetime
-import json
-import statistics
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from alpage import Llama, __version__
-from alpage.bench.machine import others_at_work, this_machine
-from alpage.core.paths import atomic_write
-from alpage.core.types import Usage
-from alpage.llama import Completion, TextRequest
+from alpage import Llama
+from benchmarks.in_turns import Row, decode_rate, record, take_turns, write_page
 
-HERE = Path(__file__).parent
 _TEXT = (
     "The harbour of Brest was built where three rivers meet. In 1631 a cardinal ordered wooden "
     "wharves there, and fifty years later the town had an arsenal, two dry docks and a rope walk "
@@ -44,94 +36,53 @@ PROMPTS = {
 TOKENS = 160
 
 
-def answer(llm: Llama, request: TextRequest, *, speculate: bool) -> Completion:
-    """One greedy answer."""
-    return llm.stream(replace(request, speculate=speculate)).result()
+class Case:
+    """One prompt, answered with and without; `row` and `answers` grow with each answer."""
+
+    def __init__(self, llm: Llama, name: str, text: str) -> None:
+        self._llm = llm
+        self._request = llm.chat_request(
+            [{"role": "user", "content": text}], temperature=0.0, max_tokens=TOKENS
+        )
+        self.row, self.answers = Row(name), set[tuple[int, ...]]()
+
+    def rate(self, speculate: bool) -> float:
+        """Answer once; tokens a second."""
+        answer = self._llm.stream(replace(self._request, speculate=speculate)).result()
+        self.answers.add(tuple(answer.tokens))
+        usage = answer.usage
+        if speculate:
+            self.row.tokens = usage.completion_tokens
+            self.row.counts = {"guessed": usage.drafted_tokens, "right": usage.accepted_tokens}
+        return decode_rate(usage)
 
 
-def rate(usage: Usage) -> float:
-    """Tokens a second after the first."""
-    return (usage.completion_tokens - 1) / usage.decode_seconds
-
-
-def measure(llm: Llama, rounds: int) -> list[dict[str, Any]]:
+def measure(llm: Llama, rounds: int) -> list[Row]:
     """One row for each prompt."""
     rows = []
     for name, text in PROMPTS.items():
-        request = llm.chat_request(
-            [{"role": "user", "content": text}], temperature=0.0, max_tokens=TOKENS
-        )
-        answer(llm, request, speculate=True)  # warm, and the prompt is in the cache from now on
-        ratios, rates, usage = [], [], None
-        for round_ in range(rounds):
-            found = {}
-            for speculate in (True, False) if round_ % 2 else (False, True):
-                found[speculate] = answer(llm, request, speculate=speculate)
-            assert found[True].tokens == found[False].tokens, f"{name}: the answer changed"
-            usage, plain = found[True].usage, found[False].usage
-            ratios.append(rate(usage) / rate(plain))
-            rates.append(rate(plain))
-        assert usage is not None
+        case = Case(llm, name, text)
         rows.append(
-            {
-                "prompt": name,
-                "tokens": usage.completion_tokens,
-                "drafted": usage.drafted_tokens,
-                "accepted": usage.accepted_tokens,
-                "plain_rate": statistics.median(rates),
-                "ratio": statistics.median(ratios),
-                "ratios": ratios,
-            }
+            take_turns(case.row, rounds, partial(case.rate, True), partial(case.rate, False))
         )
-        print(f"{name:24} {rows[-1]['ratio']:.2f}x  {min(ratios):.2f} to {max(ratios):.2f}")
+        assert len(case.answers) == 1, f"{name}: the answer changed"
     return rows
-
-
-def table(report: dict[str, Any]) -> str:
-    """The page."""
-    lines = [
-        "# Guessing ahead",
-        "",
-        f"`{report['command']}`, {report['date']}, Alpage {report['version']}, "
-        f"{report['machine']['processor']}, {report['threads']} threads, default model. Decode "
-        "speed with speculation over without, same tokens, in turns; median and range of "
-        f"{report['rounds']} rounds. Other programs took {report['others']:.0%} of the processors "
-        "before the run.",
-        "",
-        "| prompt | answer, tokens | guessed | right | tokens/s without | with, ratio | range |",
-        "|---|---:|---:|---:|---:|---:|---|",
-    ]
-    lines += [
-        f"| {row['prompt']} | {row['tokens']} | {row['drafted']} | {row['accepted']} | "
-        f"{row['plain_rate']:.0f} | **{row['ratio']:.2f}x** | "
-        f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f} |"
-        for row in report["rows"]
-    ]
-    return "\n".join([*lines, ""])
 
 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    others = others_at_work()
-    with Llama.load(pull=True) as llm:
-        rows = measure(llm, rounds)
-        report = {
-            "command": f"python -m benchmarks.speculation --rounds {rounds}",
-            "date": datetime.date.today().isoformat(),
-            "version": __version__,
-            "machine": this_machine().as_json(),
-            "threads": getattr(llm.engine.runner, "threads", 0),
-            "rounds": rounds,
-            "others": others or 0.0,
-            "rows": rows,
-        }
-    with atomic_write(HERE / "speculation.json") as file:
-        file.write((json.dumps(report, indent=1) + "\n").encode())
-    with atomic_write(HERE / "speculation.md") as file:
-        file.write(table(report).encode())
+    rows, how = record("speculation", parser.parse_args().rounds, measure)
+    text = [f"{how} Decode speed with speculation over without; the tokens are the same."]
+    lines = [
+        f"| {row.name} | {row.tokens} | {row.counts['guessed']} | {row.counts['right']} | "
+        f"{row.cells()}"
+        for row in rows
+    ]
+    write_page(
+        "speculation", "Guessing ahead", text, "prompt | answer, tokens | guessed | right", lines
+    )
 
 
 if __name__ == "__main__":

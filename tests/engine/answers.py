@@ -57,16 +57,16 @@ def expected(asked: Request, limit: int) -> tuple[list[int], str]:
     window, params, answer = list(asked.prompt), asked.sampling, list[int]()
     state = SamplingState(params, asked.prompt, sample_reference)
     rule = asked.constraint.again() if isinstance(asked.constraint, FakeConstraint) else None
+    stops = {*params.stop_token_ids, *(() if params.ignore_eos else asked.eos_ids)}
     while True:
-        mask = None
-        if rule is not None:
-            mask, complete = rule.allowed()
-            if complete and not mask.any():
+        logits = expected_logits(window)
+        token, _, _ = state.sample(logits)
+        if rule is not None and not (rule.complete if token in stops else rule.allows(token)):
+            mask = rule.allowed()
+            if rule.complete and not mask.any():
                 return answer, "stop"
-            if complete:
-                mask = mask | packed({*params.stop_token_ids, *asked.eos_ids})
-        token, _, _ = state.sample(expected_logits(window), mask)
-        if token in params.stop_token_ids or (token in asked.eos_ids and not params.ignore_eos):
+            token, _, _ = state.sample(logits, mask | packed(stops) if rule.complete else mask)
+        if token in stops:
             return answer, "stop"
         state.append(token)
         answer.append(token)

@@ -221,12 +221,18 @@ class FakeConstraint:
     def ended(self) -> bool:
         return len(self.taken) == self.length
 
+    @property
+    def complete(self) -> bool:
+        return self._after(self.taken)[1]
+
+    def allows(self, token: int) -> bool:
+        return token in self._after(self.taken)[0]
+
     def prepare(self) -> None:
         return
 
-    def allowed(self) -> tuple[NDArray[np.uint32], bool]:
-        ids, complete = self._after(self.taken)
-        return packed(ids), complete
+    def allowed(self) -> NDArray[np.uint32]:
+        return packed(self._after(self.taken)[0])
 
     def accept(self, token: int) -> None:
         assert token in self._after(self.taken)[0], f"{token} after {self.taken}"

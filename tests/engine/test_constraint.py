@@ -5,6 +5,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def walk(
     while not constraint.ended and len(tokens) < 200:
         constraint.prepare()
         forced = forced or constraint.forced()
-        mask, complete = constraint.allowed()
+        mask, complete = constraint.allowed(), constraint.complete
         ids = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
         assert not any(
             token >= tokenizer.vocab_size or tokenizer.is_special(token) for token in ids
@@ -211,6 +212,24 @@ def test_a_jump_changes_nothing_but_the_number_of_passes(llm: Llama) -> None:
         assert walked.logprobs is not None
         assert [entry.id for entry in walked.logprobs] == list(walked.tokens)
         assert all(entry.logprob is not None for entry in walked.logprobs)
+
+
+def test_guesses_change_nothing_under_a_schema(llm: Llama) -> None:
+    """A constraint takes a guess only once it was verified; forced tokens may have been guessed."""
+    known = {"name": "Ada Lovelace", "city": "London", "born": 1815, "fields": ["mathematics"]}
+    schema: dict[str, Any] = {"type": "object", "properties": {k: {} for k in known}}
+    schema |= {"required": [*known], "additionalProperties": False}
+    schema["properties"] |= {"name": {"type": "string"}, "born": {"type": "integer"}}
+    ask = [{"role": "user", "content": f"Write this JSON again, unchanged: {json.dumps(known)}"}]
+    for temperature in (0.0, 0.7):
+        request = llm.chat_request(
+            ask, json_schema=schema, temperature=temperature, seed=2, max_tokens=80
+        )
+        guessed = llm.stream(request).result()
+        plain = llm.stream(replace(request, speculate=False)).result()
+        assert guessed.tokens == plain.tokens
+        assert (plain.usage.drafted_tokens, guessed.finish_reason) == (0, "stop")
+        assert temperature or guessed.usage.accepted_tokens > 10
 
 
 def test_where_an_answer_ends(llm: Llama) -> None:
@@ -436,7 +455,7 @@ def test_answers_of_one_grammar_do_not_use_up_each_others_states(llm: Llama) -> 
     for seed in range(8):
         constraint, chance = compiler.begin(Grammar.regex(".*a.{500}"), None), random.Random(seed)
         for _ in range(700):
-            mask, _ = constraint.allowed()
+            mask = constraint.allowed()
             ids = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
             constraint.accept(int(chance.choice(ids)))
     compiler.close()

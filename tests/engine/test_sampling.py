@@ -61,6 +61,26 @@ def test_draws_follow_the_softmax() -> None:
     )
 
 
+def test_a_second_draw_gives_what_is_allowed_its_share() -> None:
+    """A free draw that is refused, then one among the allowed: their probabilities, scaled to 1."""
+    logits = np.linspace(2, -1, 12).astype(np.float32)
+    allowed = [1, 4, 5, 9]
+    mask = np.array([sum(1 << token for token in allowed)], np.uint32)
+    counts = np.zeros(12)
+    draws = 20_000
+    for seed in range(draws):
+        state = SamplingState(SamplingParams(temperature=1, seed=seed), [0], sample_reference)
+        token, _, _ = state.sample(logits)
+        if token not in allowed:
+            token, _, _ = state.sample(logits, mask)
+        counts[token] += 1
+    weights = np.exp(logits[allowed].astype(np.float64))
+    expected = draws * weights / weights.sum()
+    assert counts[allowed].sum() == draws
+    # Chi-square with 3 degrees of freedom passes 16.3 once in a thousand times; seeds are fixed.
+    assert ((counts[allowed] - expected) ** 2 / expected).sum() < 16.3
+
+
 def test_temperature_zero_takes_the_largest_and_the_lowest_id_of_equals() -> None:
     assert sample([1, 3, 3, 2], temperature=0)[0] == 1
 

@@ -33,6 +33,7 @@ def command(
     threads: options.Threads = None,
     engine: options.Engine = "native",
     kv_type: options.KvType = "bf16",
+    draft: options.Draft = None,
 ) -> None:
     """Talk to a model in the terminal; /help there tells what it understands.
 
@@ -45,7 +46,9 @@ def command(
     )  # fmt: skip
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     path = ready(model)
-    with load(path, engine=engine, threads=threads, context=context, kv_type=kv_type) as llm:
+    with load(
+        path, engine=engine, threads=threads, context=context, kv_type=kv_type, draft=draft
+    ) as llm:
         if interactive:
             say(
                 f"{title(model, llm)}, {llm.model.quantization}, {llm.context:,} tokens of context"

@@ -56,6 +56,7 @@ def load(
     cache_tokens: int | None = None,
     kv_type: "KvType" = "bf16",
     scheduling: "Scheduling | None" = None,
+    draft: str | None = None,
 ) -> "Llama":
     """`Llama.load` for a command: a name that is not here yet is fetched as `ready` does."""
     from alpage.llama import Llama  # help and errors of usage need no engine
@@ -68,6 +69,7 @@ def load(
         cache_tokens=cache_tokens,
         kv_type=kv_type,
         scheduling=scheduling,
+        draft=None if draft is None else ready(draft),
     )
 
 

@@ -56,6 +56,14 @@ KvType = Annotated[
         rich_help_panel=_ENGINE,
     ),
 ]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A smaller model with the same vocabulary that writes ahead; no answer changes.",
+        rich_help_panel=_ENGINE,
+    ),
+]
 Policy = Annotated[
     ContextPolicy,
     typer.Option(

@@ -76,6 +76,7 @@ def command(
     threads: options.Threads = None,
     engine: options.Engine = "native",
     kv_type: options.KvType = "bf16",
+    draft: options.Draft = None,
 ) -> None:
     """Answer one prompt. Nothing but the answer goes to standard output."""
     if logprobs is not None and not json:
@@ -92,7 +93,9 @@ def command(
     path = ready(model)
     load_code()
     began = time.perf_counter()
-    with load(path, engine=engine, threads=threads, context=context, kv_type=kv_type) as llm:
+    with load(
+        path, engine=engine, threads=threads, context=context, kv_type=kv_type, draft=draft
+    ) as llm:
         load_seconds = time.perf_counter() - began
         request = _request(llm, prompt, system, raw, stop or [], wanted)
         watch = Stopwatch()

@@ -11,7 +11,7 @@ import typer
 from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.catalogue.resolve import is_name
 from alpage.cli.loading import load
-from alpage.cli.options import Context, Engine, KvType, Threads
+from alpage.cli.options import Context, Draft, Engine, KvType, Threads
 from alpage.cli.output import note, say
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
@@ -85,6 +85,7 @@ def command(
     context: Context = None,
     engine: Engine = "native",
     kv_type: KvType = "bf16",
+    draft: Draft = None,
     inter_token: InterToken = 50.0,
     cache_folder: CacheFolder = None,
     cache_megabytes: CacheMegabytes = 1024,
@@ -108,7 +109,7 @@ def command(
         for name, model in wanted.items():
             llm = load(
                 model, engine=engine, threads=threads, context=context, kv_type=kv_type,
-                scheduling=scheduling,
+                scheduling=scheduling, draft=draft,
             )  # fmt: skip
             loaded[name] = stack.enter_context(llm)
         url = url_of(sock, host)

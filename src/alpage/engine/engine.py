@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from alpage.core.errors import AlpageError, InternalError, UsageError
 from alpage.engine.adapters import Adapters
+from alpage.engine.draft import DraftModel
 from alpage.engine.policy import Policy
 from alpage.engine.protocol import (
     EmbeddingEvent,
@@ -63,13 +64,13 @@ class _Loop:
     this thread is inside `get`: SimpleQueue is the queue that allows that.
     """
 
-    def __init__(self, runner: Runner, make_scheduler: Callable[[], Scheduler]) -> None:
+    def __init__(self, close: Callable[[], None], make_scheduler: Callable[[], Scheduler]) -> None:
         self.commands: SimpleQueue[_Submit | _Cancel | _Call | _Close] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="alpage-engine", daemon=True)
         self.scheduler = make_scheduler()
         self.restarts = 0
         self._make_scheduler = make_scheduler
-        self._runner = runner
+        self._close = close
         self._handlers: dict[int, EventHandler] = {}
         self._gate = threading.Lock()
         self._ended: AlpageError | None = None
@@ -179,7 +180,7 @@ class _Loop:
         if isinstance(reason, UsageError):  # closed in order: what the cache knows is right
             with contextlib.suppress(Exception):
                 self.scheduler.save()
-        self._runner.close()
+        self._close()
 
 
 def _outcome(work: Callable[[], None]) -> BaseException | None:
@@ -251,6 +252,7 @@ class Engine:
     the model's own context length. `policy` makes the order of requests (first come, first
     served), again after each restart: see `restarts`. `spill` keeps cached beginnings of prompts
     on disk from one engine to the next. Adapters may take `adapter_bytes` of memory together.
+    `draft` is closed with the engine.
     """
 
     def __init__(
@@ -263,18 +265,26 @@ class Engine:
         sampler: Sampler = sample_reference,
         spill: Spill | None = None,
         adapter_bytes: int = 1 << 30,
+        draft: DraftModel | None = None,
     ) -> None:
         self.runner = runner
         self._adapters = adapters = Adapters(runner, adapter_bytes)
 
         def scheduler() -> Scheduler:
             adapters.forget_users()
+            if draft is not None:
+                draft.reset()
             return Scheduler(
                 runner, context=context, limits=limits, policy=policy(), sampler=sampler,
-                spill=spill, adapters=adapters,
+                spill=spill, adapters=adapters, draft=draft,
             )  # fmt: skip
 
-        self._loop = _Loop(runner, scheduler)
+        def close() -> None:
+            runner.close()
+            if draft is not None:
+                draft.close()
+
+        self._loop = _Loop(close, scheduler)
         self._numbers = itertools.count()
         self._finalizer = weakref.finalize(self, self._loop.stop)
         self._loop.thread.start()
@@ -288,6 +298,11 @@ class Engine:
     def restarts(self) -> int:
         """How often an error that nobody expected ended all that ran and began anew."""
         return self._loop.restarts
+
+    @property
+    def free_pages(self) -> int:
+        """Pages of the cache that no request holds at the moment."""
+        return self._loop.scheduler.free_pages
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -215,17 +215,24 @@ class GrammarConstraint:
             with contextlib.suppress(RuntimeError):  # the model is being closed
                 self._pending = self._workers.submit(self._mask)
 
-    def allowed(self) -> tuple[NDArray[np.uint32], bool]:
-        """Ids that may come next, packed, and whether the answer may end here instead.
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        self._wait()
+        return self._matcher.is_accepting()
 
-        InputError where neither is possible.
-        """
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next."""
+        self._wait()
+        return self._is_ordinary(token) and self._matcher.validate_tokens([token]) == 1
+
+    def allowed(self) -> NDArray[np.uint32]:
+        """Ids that may come next, packed; InputError where none may, nor the answer end here."""
         pending, self._pending = self._pending, None
         mask = self._mask() if pending is None else pending.result()
-        complete = self._matcher.is_accepting()
-        if self._matcher.is_error() or not (complete or mask.any()):
+        if self._matcher.is_error() or not (mask.any() or self._matcher.is_accepting()):
             raise self._stuck()
-        return mask, complete
+        return mask
 
     def accept(self, token: int) -> None:
         """Take the answer's next token, which was allowed."""
@@ -246,8 +253,11 @@ class GrammarConstraint:
         if self.ended:
             return []
         found = self._matcher.compute_ff_tokens()
-        sound = all(self._ordinary[token // 32] >> (token % 32) & 1 for token in found)
+        sound = all(map(self._is_ordinary, found))
         return found if sound and self._matcher.validate_tokens(found) == len(found) else []
+
+    def _is_ordinary(self, token: int) -> bool:
+        return bool(self._ordinary[token // 32] >> (token % 32) & 1)
 
     def _wait(self) -> None:
         """The library's objects serve one thread at a time."""

@@ -8,6 +8,7 @@ from typing import Literal
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, ResourceError, UsageError
 from alpage.core.types import KvType
+from alpage.engine.draft import DraftModel
 from alpage.engine.engine import Engine
 from alpage.engine.memory import available_memory
 from alpage.engine.policy import PolicyName, make_policy
@@ -69,11 +70,13 @@ def load_engine(
     isa: str | None = None,
     kv: KvType = "bf16",
     scheduling: Scheduling | None = None,
+    draft: ModelSource | None = None,
 ) -> Engine:
     """Load the weights of `source`, which may be closed afterwards, and start the engine.
 
     `context` and `cache_tokens` as in `plan_room`. `threads` and `isa` (native only) default to
-    the machine's. `kv` (native only) is the type of the cache's numbers. Raises UsageError
+    the machine's. `kv` (native only) is the type of the cache's numbers. `draft` (native only) is
+    a smaller model of the same vocabulary that writes ahead. Raises UsageError
     (arguments), CapacityError (memory), FormatError (damaged weights) or ResourceError (an engine
     that is not installed).
     """
@@ -81,12 +84,15 @@ def load_engine(
         raise UsageError(f"engine is 'native' or 'torch', not {engine!r}")
     if engine == "torch" and kv != "bf16":
         raise UsageError(f"the engine 'torch' has no {kv} cache: use the native one, or no type")
+    if engine == "torch" and draft is not None:
+        raise UsageError("the engine 'torch' takes no draft model: use the native one")
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, not {threads}")
     room = plan_room(
         source.config,
-        weight_bytes=_weight_bytes(source, engine),
+        weight_bytes=_weight_bytes(source, engine) + (draft.weight_bytes if draft else 0),
         kv_bytes=_kv_bytes(source.config, engine, kv),
+        draft=draft.config if draft else None,
         available=available_memory(),
         context=context,
         cache_tokens=cache_tokens,
@@ -101,10 +107,18 @@ def load_engine(
         runner = NativeRunner(
             source, threads=threads, context_tokens=room.cache_tokens, isa=isa, kv=kv
         )
-    return _start(runner, room, scheduling or Scheduling())
+    try:
+        drafts = None
+        if draft is not None:
+            small = NativeRunner(draft, threads=threads, context_tokens=room.cache_tokens, isa=isa)
+            drafts = DraftModel(small, min(source.config.vocab_size, draft.config.vocab_size))
+        return _start(runner, room, scheduling or Scheduling(), drafts)
+    except BaseException:
+        runner.close()
+        raise
 
 
-def _start(runner: Runner, room: Room, scheduling: Scheduling) -> Engine:
+def _start(runner: Runner, room: Room, scheduling: Scheduling, drafts: DraftModel | None) -> Engine:
     from alpage.engine.native import sample_row
 
     try:
@@ -120,9 +134,11 @@ def _start(runner: Runner, room: Room, scheduling: Scheduling) -> Engine:
             policy=lambda: make_policy(scheduling.policy, scheduling.weights),
             sampler=sample_row,
             spill=spill,
+            draft=drafts,
         )
     except BaseException:
-        runner.close()
+        if drafts is not None:
+            drafts.close()
         raise
 
 
@@ -134,12 +150,14 @@ def plan_room(
     available: int | None,
     context: int | None = None,
     cache_tokens: int | None = None,
+    draft: LlamaConfig | None = None,
 ) -> Room:
     """Divide memory: what was asked for or a CapacityError, else what fits.
 
     `context` defaults to the model's, at most 8,192; `cache_tokens` to four times that (memory is
     taken as pages are used). `kv_bytes` is the size of one cached number with its share of a scale,
-    `available` the bytes that may be used (None: unknown, so nothing is refused).
+    `available` the bytes that may be used (None: unknown, so nothing is refused). A `draft` model
+    caches as many tokens, as bfloat16.
     """
     if context is not None and not 1 <= context <= config.context_length:
         raise UsageError(
@@ -149,6 +167,8 @@ def plan_room(
     if cache_tokens is not None and cache_tokens < (context or 1):
         raise UsageError(f"cache_tokens must be at least {context or 1}, not {cache_tokens}")
     per_token = round(config.kv_bytes_per_token(1) * kv_bytes)
+    if draft is not None:
+        per_token += draft.kv_bytes_per_token(2)
     default = min(config.context_length, _DEFAULT_CONTEXT)
     wanted = cache_tokens or context or min(default, _LEAST_CONTEXT)
     fits = wanted if available is None else int(available * _SHARE - weight_bytes) // per_token

@@ -98,12 +98,21 @@ class Constraint(Protocol):
         """Whether the answer is whole and nothing can follow."""
         ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        ...
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next, at a small part of the cost of `allowed`."""
+        ...
+
     def prepare(self) -> None:
         """Begin to compute `allowed` on another thread."""
         ...
 
-    def allowed(self) -> tuple[NDArray[np.uint32], bool]:
-        """Ids that may come next, and whether the answer may end here instead.
+    def allowed(self) -> NDArray[np.uint32]:
+        """Ids that may come next.
 
         One bit each, the lowest of a word first: [at least ceil(vocab_size / 32)].
         """

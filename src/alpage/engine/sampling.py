@@ -22,6 +22,7 @@ Mask = NDArray[np.uint32]
 
 _WORD = (1 << 64) - 1
 _BIAS_LIMIT = 1e9  # an infinite bias would turn the softmax into inf - inf
+_REDRAW = 0x5851F42D4C957F2D  # makes another seed, for the second draw of a step
 _NOTHING = -2  # what a sampler says where nothing is allowed
 _SCORED_AT_ONCE = 4  # rows; a block and its exponentials stay in the processor's cache
 
@@ -194,13 +195,15 @@ class SamplingState:
     def sample(self, logits: Floats, allowed: Mask | None = None) -> tuple[int, float | None, Top]:
         """Token, logprob and most likely tokens for one row.
 
+        With `allowed`: the second draw of a step whose first one was not among those.
         FormatError if it is not finite, InternalError if nothing that can be is `allowed`.
         """
         p = self._params
+        seed = self._seed if allowed is None else self._seed ^ _REDRAW
         token, logprob, ids, logprobs = self._sampler(
             logits, self.history, self._prompt_length, p.temperature, p.top_k,
             p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty,
-            self._bias_ids, self._bias_values, self._seed, self.answered,
+            self._bias_ids, self._bias_values, seed, self.answered,
             -1 if p.top_logprobs is None else p.top_logprobs, allowed,
         )  # fmt: skip
         if token == _NOTHING:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from alpage.core.errors import AlpageError, CapacityError, InputError, InternalError, UsageError
 from alpage.engine.adapters import Adapters
+from alpage.engine.draft import DraftModel
 from alpage.engine.pace import Pace
 from alpage.engine.pages import Key, PageAllocator, PageTable, first_key
 from alpage.engine.policy import Policy
@@ -74,7 +75,7 @@ class Scheduler:
 
     `context` (tokens) may be smaller than the model's own context length. `clock` gives seconds.
     `spill` keeps cached beginnings on disk: it is asked for pages that are not here, and gets
-    those that are at `save`. `adapters` are those that requests can name.
+    those that are at `save`. `adapters` are those that requests can name. `draft` guesses ahead.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class Scheduler:
         clock: Callable[[], float] = time.perf_counter,
         spill: Spill | None = None,
         adapters: Adapters | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
         self._runner = runner
+        self._drafts = draft
         self._adapters = adapters or Adapters(runner, 0)
         self._spill = spill
         self._limits = limits or Limits()
@@ -227,6 +230,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         sequence.evict()
+        self._forget_draft(sequence)
         self._waiting.append(sequence)
         self.preemptions += 1
 
@@ -317,14 +321,28 @@ class Scheduler:
         answers = [s for s in self._running if s.pending == 1]
         rows, tokens = len(answers), float(len(answers))
         room = min(self._limits.rows, self._limits.scored, _FEW_ROWS) - rows
+        writing = self._writing(rows)
         for sequence in answers:
             held = len(sequence.table.row) * self._runner.page_size - len(sequence.window)
             spare = self._pages.free - len(self._running)
             most = min(room, held + max(0, spare) * self._runner.page_size)
-            count, gain = sequence.propose(rows, tokens, self._cost, most)
+            count, gain = sequence.propose(rows, tokens, self._cost, most, writing)
             if count:
-                sequence.table.grow(sequence.length)
+                sequence.table.grow(len(sequence.window) + count)
                 rows, tokens, room = rows + count, tokens + gain, room - count
+        if self._drafts is None:
+            return
+        wishes = [(s, s.wish) for s in answers if isinstance(s, Generation) and s.wish is not None]
+        self._drafts.write([wish for _, wish in wishes])
+        for writer, wish in wishes:
+            writer.take_draft(wish.found)
+
+    def _writing(self, answers: int) -> float | None:
+        """What the draft model takes for a token of one answer, as a share of a step."""
+        if self._drafts is None or not answers:
+            return None
+        step, token = self._cost.seconds(answers), self._drafts.seconds
+        return token / step / answers if token and step else 0.0
 
     def _plan(self) -> list[tuple[Sequence, range]]:
         """Answers first, a row each; then prompts in order, with the rows that are left.
@@ -375,10 +393,15 @@ class Scheduler:
         """Take a request out of its list, with its pages."""
         (self._running if sequence in self._running else self._waiting).remove(sequence)
         sequence.evict()
+        self._forget_draft(sequence)
         self._policy.left(sequence)
         if sequence.adapter is not None:
             self._adapters.leave(sequence.adapter)
         return (sequence.number, event)
+
+    def _forget_draft(self, sequence: Sequence) -> None:
+        if self._drafts is not None:
+            self._drafts.forget(sequence.number)
 
     def _fail_running(self, error: Exception) -> list[Outcome]:
         return [self._end(s, FailEvent(_as_own(error))) for s in list(self._running)]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alpage.core.types import FinishReason, Usage
 from alpage.engine.adapters import Loaded
+from alpage.engine.draft import Wish
 from alpage.engine.guide import Guide
 from alpage.engine.pages import PageTable
 from alpage.engine.protocol import (
@@ -22,7 +23,7 @@ from alpage.engine.protocol import (
     Top,
 )
 from alpage.engine.sampling import Sampler, SamplingState, damaged, score_rows
-from alpage.engine.speculation import NgramLookup, StepCost, draft_length
+from alpage.engine.speculation import NgramLookup, StepCost, Trust, draft_length
 
 _SINK_TOKENS = 4
 _UNLIMITED = 1 << 62
@@ -74,8 +75,13 @@ class Sequence(ABC):
         self.table.shrink(0)
         self.cached = 0
 
-    def propose(self, rows: int, tokens: float, cost: StepCost, most: int) -> tuple[int, float]:
-        """Draft what comes next, at most `most` tokens: rows and expected tokens it adds."""
+    def propose(
+        self, rows: int, tokens: float, cost: StepCost, most: int, writing: float | None = None
+    ) -> tuple[int, float]:
+        """Draft what comes next, at most `most` tokens: rows and expected tokens it adds.
+
+        `writing`: what one token of a draft model takes, as a share of a step; None without one.
+        """
         return 0, 0.0
 
     @property
@@ -162,10 +168,11 @@ class Generation(Sequence):
         self._max_tokens = sampling.max_tokens or _UNLIMITED
         self._shift = sampling.context_policy == "shift"
         self._top = sampling.top_logprobs or 0
-        # A constraint moves on with every token, and cannot go back behind a guess that failed.
-        self._speculate = request.speculate and request.answer and request.constraint is None
+        self._speculate = request.speculate and request.answer
         self._lookup: NgramLookup | None = None
         self._draft: list[int] = []
+        self._wish: Wish | None = None
+        self._trust = Trust()
         self._drafted = self._accepted = 0
         self._scored = 0 if request.prompt_logprobs else self.prompt_length - 1
         self._scoring = request.prompt_logprobs
@@ -180,9 +187,14 @@ class Generation(Sequence):
         last = len(self.window) - 1
         return min(last, self._scored) if self._scoring else last
 
-    def propose(self, rows: int, tokens: float, cost: StepCost, most: int) -> tuple[int, float]:
-        """Look up what followed the newest tokens before, while that is often right."""
-        self._draft = []
+    def propose(
+        self, rows: int, tokens: float, cost: StepCost, most: int, writing: float | None = None
+    ) -> tuple[int, float]:
+        """Look up what followed the newest tokens before, or wish for a draft of the model's.
+
+        Whichever promises more, while it is often right.
+        """
+        self._draft, self._wish = [], None
         if not self._speculate or self._state.answered == 0:
             return 0, 0.0
         if self._lookup is None:
@@ -192,8 +204,25 @@ class Generation(Sequence):
         )
         chance = self._lookup.chance
         count = draft_length(chance, rows, tokens, cost, most)
+        gain = _expected(chance, count)
+        if writing is not None:
+            hope = self._trust.chance
+            wished = draft_length(hope, rows, tokens, cost, most, writing)
+            if _expected(hope, wished) - wished * writing * tokens > gain:
+                self._wish = Wish(self.number, self.window, wished)
+                return wished, _expected(hope, wished)
+            self._trust.rest()
         self._draft = self._lookup.draft(count)
-        return count, sum(chance**power for power in range(1, count + 1))
+        return count, gain
+
+    @property
+    def wish(self) -> Wish | None:
+        """What a draft model shall write for the next step, as `propose` decided."""
+        return self._wish
+
+    def take_draft(self, draft: list[int]) -> None:
+        """What the draft model has written, perhaps less than was wished for, runs along."""
+        self._draft = draft
 
     @property
     def length(self) -> int:
@@ -208,7 +237,7 @@ class Generation(Sequence):
     def evict(self) -> None:
         """Give up a draft, too."""
         super().evict()
-        self._draft = []
+        self._draft, self._wish = [], None
 
     def chunk(self, rows: int, outputs: int) -> range:
         """Rows of a scored prompt are bounded by the logits that they would make."""
@@ -249,16 +278,21 @@ class Generation(Sequence):
         self.cached -= len(draft)
         self._drafted += len(draft)
         events: list[Event] = []
-        for logits, guess in zip(rows, [*draft, None], strict=True):
-            answered = self._state.answered
-            events += self._sample(logits)
-            if self._state.answered == answered or isinstance(events[-1], FinishEvent):
+        place = 0
+        while True:
+            sampled = self._sample(rows[place])
+            events += sampled
+            if isinstance(sampled[-1], FinishEvent) or not self.cached:  # ended, or slid
                 return events
-            if self.window[-1] != guess:
-                return events
-            self.cached += 1
-            self._accepted += 1
-        return events
+            for event in sampled:  # more than one where a constraint forces what follows
+                right = isinstance(event, TokenEvent) and draft[place : place + 1] == [event.token]
+                if self._wish is not None and place < len(draft):
+                    self._trust.observe(right)
+                if not right:
+                    return events
+                place += 1
+                self.cached += 1
+                self._accepted += 1
 
     def _score(self, places: range, logits: NDArray[np.float32]) -> list[Event]:
         if places:
@@ -272,25 +306,26 @@ class Generation(Sequence):
         self._scoring = False
         return [PromptEvent(self._logprobs, self._tops)]
 
-    def _sample(self, logits: NDArray[np.float32]) -> list[Event]:
+    def _sample(self, logits: NDArray[np.float32]) -> list[TokenEvent | FinishEvent]:
         if self._first_token is None:
             self._first_token = time.perf_counter()
-        guide, mask = self._guide, None
-        if guide is not None:
-            if forced := guide.first():
-                return self._take([TokenEvent(token) for token in forced])
+        guide = self._guide
+        if guide is not None and (forced := guide.first()):
+            return self._take([TokenEvent(token) for token in forced])
+        token, logprob, top = self._state.sample(logits)
+        if guide is not None and not guide.allows(token):
             mask = guide.mask()
             if mask is None:
                 return [self.finish("stop")]
-        token, logprob, top = self._state.sample(logits, mask)
+            token, logprob, top = self._state.sample(logits, mask)
         if token in self._stops:
             return [self.finish("stop", token)]
         follow = [] if guide is None else guide.accept(token)
         return self._take([TokenEvent(token, logprob, top), *map(TokenEvent, follow)])
 
-    def _take(self, tokens: list[TokenEvent]) -> list[Event]:
+    def _take(self, tokens: list[TokenEvent]) -> list[TokenEvent | FinishEvent]:
         """Add tokens to the window, as far as the answer goes."""
-        events: list[Event] = []
+        events: list[TokenEvent | FinishEvent] = []
         for event in tokens:
             if event.token in self._stops:
                 return [*events, self.finish("stop", event.token)]
@@ -333,3 +368,8 @@ class Generation(Sequence):
             self._drafted,
             self._accepted,
         )
+
+
+def _expected(chance: float, count: int) -> float:
+    """Tokens that a draft of `count` adds, each right with probability `chance`."""
+    return sum(chance**power for power in range(1, count + 1))

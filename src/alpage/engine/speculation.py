@@ -94,6 +94,14 @@ class StepCost:
         self._squares = fading * self._squares + rows * rows
         self._products = fading * self._products + rows * seconds
 
+    def seconds(self, rows: int) -> float | None:
+        """What a step of `rows` takes; None before the first one."""
+        if not self._weight:
+            return None
+        mean_rows = self._rows / self._weight
+        relative = 1 + self.marginal(round(mean_rows)) * (rows - mean_rows)
+        return self._seconds / self._weight * max(relative, 0.1)
+
     def marginal(self, rows: int) -> float:
         """What one row more than `rows` costs, as a share of the step of `rows`."""
         share = 0.2 / (0.8 + 0.2 * rows)
@@ -109,17 +117,38 @@ class StepCost:
         return min(max(slope / step, 0.01), 1.0) if step > 0 else share
 
 
-def draft_length(chance: float, rows: int, tokens: float, cost: StepCost, most: int) -> int:
+class Trust:
+    """How often a draft model is right about one answer, as far as that was seen.
+
+    Without drafts it drifts back to where a draft is tried again.
+    """
+
+    def __init__(self) -> None:
+        self.chance = 0.7
+
+    def observe(self, right: bool) -> None:
+        """The next guess was checked."""
+        self.chance = _FADING * self.chance + (1 - _FADING) * right
+
+    def rest(self) -> None:
+        """A token was sampled without any guess."""
+        self.chance += 0.005 * (0.7 - self.chance)
+
+
+def draft_length(
+    chance: float, rows: int, tokens: float, cost: StepCost, most: int, writing: float = 0.0
+) -> int:
     """How many tokens to draft: as long as one more raises the expected tokens per second.
 
     With each token right with probability `chance`, n of them give c + c^2 + ... + c^n tokens more
     (Leviathan et al., equation 1); one more pays if its share in the step's tokens is above its
     share in the step's time. `rows` and `tokens` (expected) are those of the step without this
-    draft, of all who run.
+    draft, of all who run. `writing` is what it takes to write one token of the draft, as a share of
+    the step.
     """
     next_one = chance
     for length in range(min(most, _MOST)):
-        if next_one / tokens <= cost.marginal(rows + length):
+        if next_one / tokens <= cost.marginal(rows + length) + writing:
             return length
         tokens += next_one
         next_one *= chance

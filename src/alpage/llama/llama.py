@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
 from alpage.llama.options import AnswerOptions, grammar_of, sampling_params
 from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
-from alpage.llama.text import TextSide, load_text_side
+from alpage.llama.text import TextSide, check_same_vocabulary, load_text_side
 from alpage.tokenizer import Tokenizer
 from alpage.weights.source import Lineage, ModelSource, open_model
 
@@ -88,6 +89,7 @@ class Llama:
         cache_tokens: int | None = None,
         kv_type: KvType = "bf16",
         scheduling: Scheduling | None = None,
+        draft: str | Path | None = None,
         pull: bool = False,
         settings: Settings | None = None,
     ) -> Self:
@@ -97,18 +99,25 @@ class Llama:
         in tokens (default: the model's, at most 8,192), `cache_tokens` all requests together
         (default: four contexts, as memory allows). `kv_type` "int8" lets the cache hold about twice
         as many tokens, a little less exactly (native only). `scheduling` says how requests
-        share the model. A model of the catalogue or of a
-        hub that is not here is a NotFoundError, or with `pull` a download. `settings` default to
-        the environment's.
+        share the model. `draft` is a smaller model with the same vocabulary (else a UsageError)
+        that writes answers ahead, to be checked by this one: no answer changes (native only). A
+        model of the catalogue or of a hub that is not here is a NotFoundError, or with `pull` a
+        download. `settings` default to the environment's.
         """
         settings = settings or Settings.from_environment()
         home = cache_home(settings)
         if pull:
-            _pull(model, home)
+            for name in (model,) if draft is None else (model, draft):
+                _pull(name, home)
         path = resolve(model, home)
-        with open_model(path) as source:
+        with ExitStack() as files:
+            source = files.enter_context(open_model(path))
             side = load_text_side(source)
             info = ModelInfo.of(source, engine)
+            small = None
+            if draft is not None:
+                small = files.enter_context(open_model(resolve(draft, home)))
+                check_same_vocabulary(side.tokenizer, small)
             running = load_engine(
                 source,
                 engine=engine,
@@ -118,6 +127,7 @@ class Llama:
                 isa=settings.isa,
                 kv=kv_type,
                 scheduling=scheduling,
+                draft=small,
             )
         record_use(path, home)
         return cls(running, side, info)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpage.chat import fallback_template
-from alpage.core.errors import FormatError
+from alpage.core.errors import FormatError, UsageError
 from alpage.core.types import Message
 from alpage.tokenizer import Tokenizer, from_gguf
 from alpage.weights.source import ModelSource
@@ -86,6 +86,23 @@ def load_text_side(source: ModelSource) -> TextSide:
             f"know {source.config.vocab_size}"
         )
     return TextSide(tokenizer, chat_template=source.chat_template, end_ids=source.eos_ids)
+
+
+def check_same_vocabulary(tokenizer: Tokenizer, draft: ModelSource) -> None:
+    """A UsageError unless `draft` gives every id the meaning that it has in `tokenizer`."""
+    other = load_text_side(draft).tokenizer
+    one, two = tokenizer.vocabulary, other.vocabulary
+    if len(one.pieces) != len(two.pieces):
+        found = f"it has {len(two.pieces)} tokens, not {len(one.pieces)}"
+    elif one.special != two.special:
+        found = "its control tokens are others"
+    else:
+        pairs = zip(one.pieces, two.pieces, strict=True)
+        differs = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if differs is None and one.raw_bytes == two.raw_bytes:
+            return
+        found = "its bytes are others" if differs is None else f"token {differs} is another one"
+    raise UsageError(f"{draft.path.name} cannot draft for this model: {found}")
 
 
 def _from_file(path: Path) -> Tokenizer:
