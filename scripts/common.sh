@@ -139,3 +139,18 @@ print(*tools({}))')
         pip install $tools
     fi
 }
+
+# build_core FOLDER SANITIZERS: the core built with them in FOLDER; sets `core` to its file and
+# `preload` to what must be loaded before Python, which is built without sanitizers.
+build_core() {
+    cmake=$(command -v cmake || echo "$venv/bin/cmake")
+    nanobind=$("$venv/bin/python" -c 'import nanobind; print(nanobind.cmake_dir())')
+    "$cmake" -S "$root" -B "$1" "-DALPAGE_SANITIZE=$2" \
+        "-DPython_EXECUTABLE=$venv/bin/python" "-Dnanobind_DIR=$nanobind" >&2
+    nice -n 10 "$cmake" --build "$1" --target _native \
+        --parallel "$(getconf _NPROCESSORS_ONLN)" >&2
+    core=$(ls "$1"/_native*.so)
+    case $2 in thread*) library=libtsan.so ;; *) library=libasan.so ;; esac
+    preload="$(${CXX:-c++} -print-file-name=$library)"
+    preload="$preload $(${CXX:-c++} -print-file-name=libstdc++.so.6)"
+}
