@@ -49,6 +49,13 @@ def test_a_machine_that_is_too_slow_still_ends_its_prompts() -> None:
     assert pace.rows == 16
 
 
+def test_prompts_get_as_much_time_as_answers_that_take_most_of_the_target() -> None:
+    machine, pace = Machine(0.0025, 0.001), Pace(0.05, most=512)
+    for _ in range(300):
+        pace.observe(16, pace.rows, machine.seconds(16, pace.rows), alone=machine.seconds(16, 0))
+    assert 30 < pace.rows <= 40  # 40 ms beside the answers' 40 ms
+
+
 def test_a_target_that_is_far_off_takes_all_rows() -> None:
     pace = Pace(60, most=300)
     drive(pace, Machine(1e-3, 1e-3), 4, 50)

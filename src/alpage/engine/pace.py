@@ -9,7 +9,9 @@ class Pace:
     a tenth at least; one that kept the target makes it larger by 0.3 %, or more where much time
     was left. So about one step in thirty is too long. Attention over long prompts, other
     programs and slower machines are all in what a step took. At least `least` rows run, so a
-    prompt ends even where the answers alone take longer than the target.
+    prompt ends even where the answers alone take longer than the target. Where they take more than
+    half of it, prompts get as much time as they do: else those who wait for a first token would
+    queue up behind those who have one.
     """
 
     def __init__(self, target: float, *, most: int, least: int = 16) -> None:
@@ -23,11 +25,11 @@ class Pace:
         """Rows of prompts for the next step that holds answers."""
         return int(self._rows)
 
-    def observe(self, answers: int, prompts: int, seconds: float) -> None:
-        """A step of `answers` and `prompts` rows took `seconds`."""
+    def observe(self, answers: int, prompts: int, seconds: float, alone: float = 0.0) -> None:
+        """A step of `answers` and `prompts` rows took `seconds`; the answers `alone` would take."""
         if prompts < self._least or seconds <= 0:
             return
-        left = self._target / seconds
+        left = max(self._target, 2 * alone) / seconds
         if not answers:  # the first prompt tells what a row costs
             self._set(min(self._rows, 0.6 * prompts * left))
         elif left < 1:

@@ -202,7 +202,8 @@ class Scheduler:
         return outcomes
 
     def _learn(self, rows: int, answers: int, seconds: float) -> None:
-        self._pace.observe(answers, rows - answers, seconds)
+        alone = self._cost.seconds(answers) if answers else None
+        self._pace.observe(answers, rows - answers, seconds, alone or 0.0)
         if rows == answers and rows <= _FEW_ROWS:
             self._cost.observe(rows, seconds)
 
@@ -317,10 +318,15 @@ class Scheduler:
         return others < self._limits.running and taken + others <= free
 
     def _draft(self) -> None:
-        """Guess further tokens of answers where that pays and takes no page from anybody."""
+        """Guess further tokens of answers where that pays and takes no page from anybody.
+
+        Not beside prompts: these have better use for the rows, and somebody waits for them.
+        """
         answers = [s for s in self._running if s.pending == 1]
         rows, tokens = len(answers), float(len(answers))
         room = min(self._limits.rows, self._limits.scored, _FEW_ROWS) - rows
+        if len(answers) < len(self._running):
+            room = 0
         writing = self._writing(rows)
         for sequence in answers:
             held = len(sequence.table.row) * self._runner.page_size - len(sequence.window)
