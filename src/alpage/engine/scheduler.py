@@ -360,7 +360,8 @@ class Scheduler:
         answers = [s for s in self._running if s.pending == 1]
         prompts = [s for s in self._running if s.pending > 1]
         if answers:
-            rows = min(rows, sum(s.length - s.cached for s in answers) + self._pace.rows)
+            written = sum(s.length - s.cached for s in answers)
+            rows = min(rows, written + self._pace.rows(written, len(self._waiting) + len(prompts)))
         for sequence in answers + sorted(prompts, key=self._policy.rank):
             chunk = sequence.chunk(rows, scored)
             if not chunk:
