@@ -52,7 +52,9 @@ def test_a_machine_that_is_too_slow_still_ends_its_prompts() -> None:
 def test_prompts_get_as_much_time_as_answers_that_take_most_of_the_target() -> None:
     machine, pace = Machine(0.0025, 0.001), Pace(0.05, most=512)
     for _ in range(300):
-        pace.observe(16, pace.rows(0, 0), machine.seconds(16, pace.rows(0, 0)), alone=machine.seconds(16, 0))
+        pace.observe(
+            16, pace.rows(0, 0), machine.seconds(16, pace.rows(0, 0)), alone=machine.seconds(16, 0)
+        )
     assert 30 < pace.rows(0, 0) <= 40  # 40 ms beside the answers' 40 ms
 
 
