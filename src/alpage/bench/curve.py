@@ -113,8 +113,10 @@ def _finish(figure: Any, report: Report) -> None:
         lines.Line2D([], [], color=INK, linestyle=line, marker=marker, markersize=4, label=name)
         for name, (line, marker) in _STYLES.items()
     ]
-    figure.legend(handles=entries, loc="outside upper right", ncols=len(entries), frameon=False)
-    figure.suptitle(str(report.model["file"]), x=0.01, ha="left")
+    figure.legend(
+        handles=entries, title=str(report.model["file"]), title_fontsize="large",
+        alignment="left", loc="outside upper left", ncols=len(entries), frameon=False,
+    )  # fmt: skip
     figure.text(
         0.995, -0.01, "\n".join(report.context()[0::3]), ha="right", va="top", size=7, color=INK
     )
