@@ -1,6 +1,9 @@
 """How many rows of prompts run beside answers, so that answers keep coming in time."""
 
-_URGE, _MOST_SHARE = 4, 4
+_URGE = 4
+"""Rows of prompts for each answer, more than one, by how many wait for each that is written."""
+_MOST_SHARE = 4
+"""The most of them."""
 
 
 class Pace:
