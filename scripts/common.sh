@@ -120,6 +120,24 @@ install_judge() {
         say "llama-cpp-python does not build here: what it judges is skipped"
 }
 
+# Programs that judge ours: a browser for the page, a database for keys and usage. A person's machine
+# keeps what it has; tests without them skip, and say why.
+need_programs() {
+    missing=
+    command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+    if [ -z "$missing" ] || [ "${CI:-}" != true ] || [ "$(id -u)" != 0 ]; then
+        return
+    fi
+    command -v apt-get >/dev/null 2>&1 || return 0
+    say "installing$missing"
+    # shellcheck disable=SC2086  # one package a word
+    apt-get update -qq >&2 &&
+        DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends $missing >&2 ||
+        say "not installed:$missing; their tests are skipped"
+}
+
 # Without build isolation the build folder stays valid, so that only changed files are compiled.
 install_build_requirements() {
     # shellcheck disable=SC2046  # one requirement a word
