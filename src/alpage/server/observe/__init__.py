@@ -1,0 +1,1 @@
+"""What an operator sees of a server: metrics, logs, traces. Each is an `Observer` of its calls."""
