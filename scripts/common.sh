@@ -120,8 +120,8 @@ install_judge() {
         say "llama-cpp-python does not build here: what it judges is skipped"
 }
 
-# Programs that judge ours: a browser for the page, a database for keys and usage. A person's machine
-# keeps what it has; tests without them skip, and say why.
+# Programs that judge ours: a browser for the page, a database for keys and usage. A person's
+# machine keeps what it has; tests without them skip, and say why.
 need_programs() {
     missing=
     command -v chromium >/dev/null 2>&1 || missing="$missing chromium"

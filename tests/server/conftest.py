@@ -1,17 +1,17 @@
 """A real server on a free port, with the default model; judged through the real openai client."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
 import pytest
+from tests.server.serving import serving
 
 from alpage import Llama
 from alpage.core.settings import Settings
-from alpage.server.process import Server, open_socket, url_of
-from alpage.server.served import ServedModels
+from alpage.server.app import Surroundings
+from alpage.server.pool import Pool
 
 
 @pytest.fixture(scope="session")
@@ -21,22 +21,14 @@ def llm(smollm2_path: Path) -> Iterator[Llama]:
 
 
 @pytest.fixture(scope="session")
-def models(llm: Llama) -> ServedModels:
-    return ServedModels({"smollm2": llm})
+def models(llm: Llama) -> Pool:
+    return Pool.of({"smollm2": llm})
 
 
 @pytest.fixture(scope="session")
-def url(models: ServedModels) -> Iterator[str]:
-    started = threading.Event()
-    with open_socket("127.0.0.1", 0) as sock:
-        server = Server(models, host="127.0.0.1", on_start=started.set)
-        thread = threading.Thread(target=server.run, args=([sock],))
-        thread.start()
-        assert started.wait(60)
-        yield url_of(sock, "127.0.0.1")
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+def url(models: Pool) -> Iterator[str]:
+    with serving(Surroundings(pool=models, local=True)) as running:
+        yield running.url
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +38,7 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def idle(models: ServedModels) -> Callable[[], None]:
+def idle(models: Pool) -> Callable[[], None]:
     """Wait until the engine has nothing of ours to do, or fail."""
 
     def wait() -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from tests.server.serving import Serving, serving
 
 from alpage import Llama
 from alpage.core.settings import Settings
 from alpage.server import process
-from alpage.server.process import Server, open_socket, url_of
-from alpage.server.served import ServedModels
+from alpage.server.app import Surroundings
+from alpage.server.pool import Pool
 
 QUESTIONS = [f"Tell me about the number {number}." for number in range(8)]
 # An answer that goes on for thousands of tokens: the model may not end it.
@@ -44,7 +45,7 @@ def test_eight_clients_get_what_they_get_alone(client: openai.OpenAI) -> None:
         assert list(pool.map(ask, QUESTIONS)) == alone
 
 
-def wait_for(models: ServedModels, active: int) -> None:
+def wait_for(models: Pool, active: int) -> None:
     (served,) = models
     deadline = time.monotonic() + 30
     while served.active != active and time.monotonic() < deadline:
@@ -53,7 +54,7 @@ def wait_for(models: ServedModels, active: int) -> None:
 
 
 def test_leaving_a_stream_frees_the_engine(
-    url: str, models: ServedModels, idle: Callable[[], None]
+    url: str, models: Pool, idle: Callable[[], None]
 ) -> None:
     with httpx.stream("POST", f"{url}/v1/completions", json=ENDLESS | {"stream": True, "n": 3},
                       timeout=60) as answer:  # fmt: skip
@@ -65,7 +66,7 @@ def test_leaving_a_stream_frees_the_engine(
 
 
 def test_leaving_a_whole_answer_frees_the_engine(
-    url: str, models: ServedModels, idle: Callable[[], None]
+    url: str, models: Pool, idle: Callable[[], None]
 ) -> None:
     async def leave() -> None:
         async with httpx.AsyncClient() as client:
@@ -101,25 +102,18 @@ def test_others_are_served_while_a_long_prompt_is_prepared(
 
 
 @pytest.fixture
-def ending(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, str]]:
+def ending(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pool, Serving]]:
     """A server of its own that gives answers under way a moment only."""
     monkeypatch.setattr(process, "GRACE_SECONDS", 0.2)
-    started = threading.Event()
-    with open_socket("127.0.0.1", 0) as sock:
-        server = Server(ServedModels({"smollm2": llm}), host="127.0.0.1", on_start=started.set)
-        thread = threading.Thread(target=server.run, args=([sock],))
-        thread.start()
-        assert started.wait(60)
-        yield server, url_of(sock, "127.0.0.1")
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+    pool = Pool.of({"smollm2": llm})
+    with serving(Surroundings(pool=pool, local=True)) as running:
+        yield pool, running
 
 
-def test_the_end_tells_everyone(ending: tuple[Server, str]) -> None:
-    server, url = ending
+def test_the_end_tells_everyone(ending: tuple[Pool, Serving]) -> None:
+    models, running = ending
     with (
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client,
         ThreadPoolExecutor(2) as pool,
     ):
         endless: Any = {k: v for k, v in ENDLESS.items() if k != "context_policy"}
@@ -127,8 +121,8 @@ def test_the_end_tells_everyone(ending: tuple[Server, str]) -> None:
         stream = client.completions.create(**endless, stream=True)
         next(iter(stream))
         whole = pool.submit(lambda: client.completions.create(**endless))
-        wait_for(server._models, 2)
-        server.should_exit = True
+        wait_for(models, 2)
+        running.server.should_exit = True
         with pytest.raises(openai.APIError, match="shutting down"):
             list(stream)
         with pytest.raises(openai.InternalServerError, match="shutting down") as caught:
@@ -138,26 +132,17 @@ def test_the_end_tells_everyone(ending: tuple[Server, str]) -> None:
 
 def test_two_models(llm: Llama, smollm2_path: Path) -> None:
     with Llama.load(smollm2_path, context=256, settings=Settings()) as second:
-        started = threading.Event()
-        with open_socket("localhost", 0) as sock:
-            models = ServedModels({"first": llm, "second": second})
-            server = Server(models, host="localhost", on_start=started.set)
-            thread = threading.Thread(target=server.run, args=([sock],))
-            thread.start()
-            try:
-                assert started.wait(60)
-                url = url_of(sock, "localhost")
-                client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-                assert [model.id for model in client.models.list()] == ["first", "second"]
-                answers = [
-                    client.completions.create(
-                        model=name, prompt="One, two,", max_tokens=5, temperature=0
-                    )
-                    for name in ("first", "second")
-                ]
-                assert answers[0].choices[0].text == answers[1].choices[0].text
-                assert [answer.model for answer in answers] == ["first", "second"]
-                client.close()
-            finally:
-                server.should_exit = True
-                thread.join(60)
+        pool = Pool.of({"first": llm, "second": second})
+        with (
+            serving(Surroundings(pool=pool, local=True), "localhost") as running,
+            openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            assert [model.id for model in client.models.list()] == ["first", "second"]
+            answers = [
+                client.completions.create(
+                    model=name, prompt="One, two,", max_tokens=5, temperature=0
+                )
+                for name in ("first", "second")
+            ]
+            assert answers[0].choices[0].text == answers[1].choices[0].text
+            assert [answer.model for answer in answers] == ["first", "second"]

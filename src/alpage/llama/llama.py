@@ -25,7 +25,13 @@ from alpage.engine.load import EngineName, Scheduling, load_engine
 from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
 from alpage.llama.options import AnswerOptions, grammar_of, sampling_params
 from alpage.llama.results import Completion, TextScore
-from alpage.llama.stream import Assembler, ItemHandler, TextRequest, TextStream
+from alpage.llama.stream import (
+    Assembler,
+    EmbeddingHandler,
+    ItemHandler,
+    TextRequest,
+    TextStream,
+)
 from alpage.llama.text import TextSide, check_same_vocabulary, load_text_side
 from alpage.tokenizer import Tokenizer
 from alpage.weights.source import Lineage, ModelSource, open_model
@@ -254,6 +260,23 @@ class Llama:
         """
         return self._submit(request, Assembler(request, self._side, on_item))
 
+    def start_embedding(
+        self,
+        prompt: Sequence[int],
+        on_end: Callable[[NDArray[np.float32] | BaseException], object],
+        *,
+        tenant: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+        adapter: str | None = None,
+    ) -> Callable[[], None]:
+        """Start to embed ids: the vector [dim] of length 1, or the error, goes to `on_end`, once.
+
+        As with `start`, `on_end` runs in the engine's thread, and the way to cancel is given back.
+        """
+        asked = EmbedRequest(prompt, tenant, priority, timeout, adapter)
+        return self.engine.start(asked, EmbeddingHandler(on_end).on_event)
+
     def _submit(self, request: TextRequest, assembler: Assembler) -> Callable[[], None]:
         constraint = None
         if request.grammar is not None:
@@ -308,6 +331,10 @@ class Llama:
     def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
         """Token ids of `text`; `special` lets texts like <|im_end|> become special tokens."""
         return self.tokenizer.encode(text, special=special, add_bos=add_bos)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids of a text as a prompt: with the begin-of-text token where the model expects one."""
+        return self._side.encode_prompt(text)
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""

@@ -6,10 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alpage.chat import ContentDelta, StopStrings, ToolCall, ToolCallEnd, ToolCallStream
+from alpage.core.errors import CapacityError
 from alpage.core.types import SamplingParams, Usage
 from alpage.engine.engine import End, Ticket
-from alpage.engine.protocol import Event, FailEvent, FinishEvent, PromptEvent, TokenEvent, Top
+from alpage.engine.protocol import (
+    EmbeddingEvent,
+    Event,
+    FailEvent,
+    FinishEvent,
+    PromptEvent,
+    TokenEvent,
+    Top,
+)
 from alpage.llama.results import Completion, Piece, TokenLogprob, joined
 from alpage.llama.text import TextSide
 from alpage.tokenizer import StreamDecoder, Tokenizer
@@ -131,6 +143,28 @@ def _entry(tokenizer: Tokenizer, token: int, logprob: float | None, top: Top) ->
 
 def _bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
     return tokenizer.token_bytes(token) if token < tokenizer.vocab_size else b""
+
+
+class EmbeddingHandler:
+    """Waits for the vector of one text: `deliver` gets it, or the error, once."""
+
+    def __init__(self, deliver: Callable[[NDArray[np.float32] | BaseException], object]) -> None:
+        self._deliver = deliver
+        self._vector: NDArray[np.float32] | None = None
+
+    def on_event(self, event: Event) -> bool:
+        """Take an event of the request, as `Engine.start` has it."""
+        if isinstance(event, EmbeddingEvent):
+            self._vector = event.vector
+        elif isinstance(event, FailEvent):
+            self._deliver(event.error)
+        elif isinstance(event, FinishEvent):
+            self._deliver(_unfinished(event) if self._vector is None else self._vector)
+        return False
+
+
+def _unfinished(event: FinishEvent) -> CapacityError:
+    return CapacityError(f"the text was not embedded: {event.reason}")
 
 
 class TextStream:

@@ -1,30 +1,42 @@
-"""The HTTP application: routes, error answers, guard. It prints nothing and opens no socket."""
+"""The HTTP application: routes, error answers, guards. It prints nothing and opens no socket."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 
 from alpage import __version__
 from alpage.core.errors import AlpageError
+from alpage.server.calls import Calls, Door, OpenDoor
+from alpage.server.failures import on_alpage_error, on_bug, on_client_gone, on_http_error
 from alpage.server.guard import Guard
-from alpage.server.openai.errors import on_alpage_error, on_bug, on_http_error
+from alpage.server.observe.observer import Observers
 from alpage.server.openai.routes import REQUESTS, openai_routes
+from alpage.server.pool import Pool
 from alpage.server.running import ClientGoneError
-from alpage.server.served import ServedModels
-
-_CLIENT_GONE = 499
 
 
-def create_app(models: ServedModels, *, local: bool) -> FastAPI:
-    """The application for these models; whoever loaded them closes them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the application answers with and for.
 
-    `local`: it listens on the loopback interface, so a Host header that names another machine
-    is refused.
+    `local`: it listens on the loopback interface, so a Host header that names another machine is
+    refused. `timeout`: seconds after which any answer ends. `log_prompts`: observers may see texts.
     """
+
+    pool: Pool
+    local: bool
+    door: Door = field(default_factory=OpenDoor)
+    observers: Observers = field(default_factory=Observers)
+    timeout: float | None = None
+    log_prompts: bool = False
+
+
+def create_app(around: Surroundings) -> FastAPI:
+    """The application; whoever made what is around it closes that."""
     app = FastAPI(
         title="Alpage",
         version=__version__,
@@ -34,27 +46,32 @@ def create_app(models: ServedModels, *, local: bool) -> FastAPI:
         # FastAPI's own would read the environment, and could send exceptions' texts elsewhere.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    pool = around.pool
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
         """That the server is up, and how much each model has to do."""
-        loads = [{"id": model.name, "active_requests": model.active} for model in models]
+        loads = [{"id": model.card.name, "active_requests": model.active} for model in pool]
         return {"status": "ok", "version": __version__, "models": loads}
 
-    app.include_router(openai_routes(models))
+    app.include_router(openai_routes(pool))
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(ClientGoneError, _nobody)
-    app.add_exception_handler(ClientDisconnect, _nobody)
+    app.add_exception_handler(ClientGoneError, on_client_gone)
+    app.add_exception_handler(ClientDisconnect, on_client_gone)
     app.add_exception_handler(Exception, on_bug)
-    app.add_middleware(Guard, local=local)
+    # The last one added is the outermost: what the guard refuses costs no look at a key.
+    app.add_middleware(
+        Calls,
+        pool=pool,
+        observers=around.observers,
+        door=around.door,
+        timeout=around.timeout,
+        keeps_text=around.log_prompts,
+    )
+    app.add_middleware(Guard, local=around.local)
     _describe_bodies(app)
     return app
-
-
-async def _nobody(_: Request, error: Exception) -> Response:
-    """For a client that has gone: only logs could see this status, which is nginx's for it."""
-    return Response(status_code=_CLIENT_GONE)
 
 
 def _describe_bodies(app: FastAPI) -> None:

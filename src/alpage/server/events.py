@@ -10,34 +10,51 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from alpage.core.errors import AlpageError, InternalError
+from alpage.server.call import Call
 from alpage.server.running import while_connected
 
 _LOG = logging.getLogger(__name__)
 
-ErrorBody = Callable[[AlpageError], dict[str, Any]]
-"""How a dialect writes an error."""
+Failed = Callable[[AlpageError], bytes]
+"""How a dialect ends a stream that fails in the middle."""
 
 
-def event(value: Any) -> bytes:
-    """One event with a JSON document."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return f"data: {text}\n\n".encode()
+def event(value: Any, name: str | None = None) -> bytes:
+    """One event with a JSON document, under a name where the dialect has names."""
+    begin = "" if name is None else f"event: {name}\n"
+    return f"{begin}data: {_compact(value)}\n\n".encode()
+
+
+def line(value: Any) -> bytes:
+    """A JSON document as one line, for streams of media type application/x-ndjson."""
+    return f"{_compact(value)}\n".encode()
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 class EventStream(Response):
-    """Writes `events` as they come, and closes them when the client leaves.
+    """Writes the events, ready-made bytes, as they come, and closes them when the client leaves.
 
     Nothing is sent before the first event exists, so that what fails until then still has its own
     HTTP status; a later failure is told in an event of its own.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncGenerator[bytes, None], error_body: ErrorBody) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        failed: Failed,
+        *,
+        call: Call,
+        media_type: str = "text/event-stream",
+    ) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(headers=headers, media_type=media_type)
         del self.headers["content-length"]
         self._events = events
-        self._error_body = error_body
+        self._failed = failed
+        self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, as ASGI has it."""
@@ -52,11 +69,13 @@ class EventStream(Response):
                 async for data in self._events:
                     await _send_body(send, data)
             except AlpageError as error:
-                await _send_body(send, event(self._error_body(error)))
-            except Exception:
+                self._call.told(error)
+                await _send_body(send, self._failed(error))
+            except Exception as error:
+                self._call.told(error)
                 _LOG.exception("an answer failed while it was streamed")
                 bug = InternalError("the server failed in the middle of this answer")
-                await _send_body(send, event(self._error_body(bug)))
+                await _send_body(send, self._failed(bug))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -14,8 +14,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from alpage.server.dialects import error_response
 from alpage.server.errors import RequestError
-from alpage.server.openai.errors import error_response
 
 MAX_BODY = 16 << 20
 _DISCARDED = 4 * MAX_BODY
@@ -49,7 +49,7 @@ class Guard:
         try:
             self._check(scope["method"], Headers(scope=scope))
         except RequestError as error:
-            await error_response(error)(scope, receive, hardened)
+            await error_response(error, scope["path"])(scope, receive, hardened)
         else:
             await self._app(scope, receive, hardened)
 

@@ -9,9 +9,9 @@ import uvicorn
 
 from alpage.core.errors import ResourceError, UsageError
 from alpage.llama import Llama
-from alpage.server.app import create_app
+from alpage.server.app import Surroundings, create_app
 from alpage.server.guard import is_loopback
-from alpage.server.served import ServedModels
+from alpage.server.pool import Pool
 
 GRACE_SECONDS = 5.0
 """How long answers under way may go on when the server ends."""
@@ -56,17 +56,18 @@ def serve(
     `on_start` is called once requests are answered. Ends when the answers under way are finished,
     or cut off after a few seconds. Closes neither the models nor the socket.
     """
-    Server(ServedModels(models), host=host, on_start=on_start).run(sockets=[sock])
+    around = Surroundings(pool=Pool.of(models), local=is_loopback(host))
+    Server(around, on_start=on_start).run(sockets=[sock])
 
 
 class Server(uvicorn.Server):
     """uvicorn, silent but for what goes wrong, which says when it listens."""
 
-    def __init__(self, models: ServedModels, *, host: str, on_start: Callable[[], None]) -> None:
-        self._models = models
+    def __init__(self, around: Surroundings, *, on_start: Callable[[], None]) -> None:
+        self._pool = around.pool
         self._on_start = on_start
         config = uvicorn.Config(
-            create_app(models, local=is_loopback(host)),
+            create_app(around),
             http="h11",
             loop="asyncio",
             lifespan="off",
@@ -87,15 +88,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let answers finish for a while, then end them so that each client is told."""
-        ending = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._end_running)
+        ending = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._pool.end_running)
         try:
             await super().shutdown(sockets)
         finally:
             ending.cancel()
-
-    def _end_running(self) -> None:
-        for served in self._models:
-            served.end_running()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

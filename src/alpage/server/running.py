@@ -9,39 +9,55 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
 from alpage.core.errors import CapacityError
-from alpage.llama import Piece, TextRequest
-from alpage.server.served import Served
+from alpage.llama import Llama, Piece, TextRequest
 
 T = TypeVar("T")
 Item = Piece | BaseException
 
 
+class Activity:
+    """What a model is doing: only the event loop changes it.
+
+    `count`: requests that the engine works on or has queued. `cancels`: how to end each call's.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.cancels: set[Callable[[], None]] = set()
+
+    def end_all(self) -> None:
+        """Cancel every request; whoever asked is told."""
+        for cancel in list(self.cancels):
+            cancel()
+
+
 class Run:
     """Requests of one HTTP call on one model, together. `async with` it, then iterate once."""
 
-    def __init__(self, served: Served, requests: Sequence[TextRequest]) -> None:
-        self._served = served
+    def __init__(self, llm: Llama, activity: Activity, requests: Sequence[TextRequest]) -> None:
+        self._llm = llm
+        self._activity = activity
         self._requests = requests
         self._arrived: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._served.running.add(self.cancel)
+        self._activity.cancels.add(self.cancel)
         self._gate = threading.Lock()
         self._left = False
         self._cancels: list[Callable[[], None]] = []
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> AsyncIterator[tuple[int, Piece]]:
         try:
             # In a thread: the engine looks at every id of every prompt first.
             await asyncio.to_thread(self._start)
         except BaseException:
             self._leave()
             raise
-        return self
+        return self._pieces()
 
     async def __aexit__(
         self,
@@ -51,7 +67,7 @@ class Run:
     ) -> None:
         self._leave()
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """The number of the request, and its next piece; raises what a request failed with."""
         open_requests = len(self._requests)
         while open_requests:
@@ -79,13 +95,13 @@ class Run:
 
         self._loop.call_soon_threadsafe(self._count, 1)
         try:
-            return self._served.llm.start(request, hand_over)
+            return self._llm.start(request, hand_over)
         except BaseException:
             self._loop.call_soon_threadsafe(self._count, -1)
             raise
 
     def _count(self, change: int) -> None:
-        self._served.active += change
+        self._activity.count += change
 
     def _take(self, index: int, item: Item) -> None:
         if isinstance(item, BaseException) or item.finish_reason is not None:
@@ -93,7 +109,7 @@ class Run:
         self._arrived.put_nowait((index, item))
 
     def _leave(self) -> None:
-        self._served.running.discard(self.cancel)
+        self._activity.cancels.discard(self.cancel)
         self.cancel()
 
     def cancel(self) -> None:

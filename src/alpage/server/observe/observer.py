@@ -32,7 +32,7 @@ class CallView(Protocol):
 
     @property
     def dialect(self) -> str:
-        """ "openai", "anthropic", "ollama" or "alpage"."""
+        """One of openai, anthropic, ollama and alpage."""
 
     @property
     def endpoint(self) -> str:

@@ -4,35 +4,24 @@ import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
-from alpage.llama import Piece, TextRequest, TokenLogprob
+from alpage.llama import Piece, TokenLogprob
+from alpage.server.call import Job
 from alpage.server.events import event
-from alpage.server.openai.answers import (
-    Heading,
-    UsageSum,
-    collected,
-    finish_of,
-    finite,
-    joined_text,
-)
+from alpage.server.openai.answers import Heading, finish_of, finite, joined_text, usage_of
 from alpage.server.openai.chat_request import ChatRequest
-from alpage.server.running import Run
-from alpage.server.served import Served
 
 
-def _heading(served: Served) -> Heading:
-    return Heading(served, "chatcmpl")
+def _heading(job: Job) -> Heading:
+    return Heading(job.model, "chatcmpl")
 
 
-async def whole(
-    asked: ChatRequest, served: Served, requests: Sequence[TextRequest]
-) -> dict[str, Any]:
+async def whole(job: Job) -> dict[str, Any]:
     """The answer when all of it is there."""
-    pieces, usage = await collected(served, requests, asked.choices)
-    choices = [_choice(index, own) for index, own in enumerate(pieces)]
+    choices = [_choice(index, own) for index, own in enumerate(await job.collect())]
     return {
-        **_heading(served).fields("chat.completion"),
+        **_heading(job).fields("chat.completion"),
         "choices": choices,
-        "usage": usage.value,
+        "usage": usage_of(job.usage),
     }
 
 
@@ -54,18 +43,15 @@ def _choice(index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
     }
 
 
-async def events(
-    asked: ChatRequest, served: Served, requests: Sequence[TextRequest]
-) -> AsyncGenerator[bytes, None]:
+async def events(asked: ChatRequest, job: Job) -> AsyncGenerator[bytes, None]:
     """The answer as it comes, in server-sent events."""
-    head = _heading(served).fields("chat.completion.chunk")
+    head = _heading(job).fields("chat.completion.chunk")
     if asked.wants_usage:
         head["usage"] = None
-    usage = UsageSum(asked.choices)
-    calls = [0] * len(requests)
+    calls = [0] * job.prepared.answers
     begun: set[int] = set()
-    async with Run(served, requests) as run:
-        async for index, piece in run:
+    async with job.run() as pieces:
+        async for index, piece in pieces:
             if index not in begun:
                 begun.add(index)
                 first = {"role": "assistant", "content": "", "refusal": None}
@@ -76,11 +62,10 @@ async def events(
                 delta = {"index": calls[index], **_call(call.name, call.arguments)}
                 calls[index] += 1
                 yield _chunk(head, index, {"tool_calls": [delta]})
-            if piece.usage is not None:
-                usage.add(index, piece.usage)
+            if piece.finish_reason is not None:
                 yield _chunk(head, index, {}, _finish(finish_of(piece), calls[index] > 0))
     if asked.wants_usage:
-        yield event({**head, "choices": [], "usage": usage.value})
+        yield event({**head, "choices": [], "usage": usage_of(job.usage)})
     yield b"data: [DONE]\n\n"
 
 

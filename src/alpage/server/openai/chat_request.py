@@ -1,13 +1,12 @@
 """The body of POST /v1/chat/completions."""
 
-import dataclasses
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alpage.llama import Llama, TextRequest
 from alpage.server.errors import RequestError
 from alpage.server.openai.fields import MAX_LOGPROBS, Fields, Refused, SharedFields
+from alpage.server.queries import ChatQuery
 
 _NAME = r"^[a-zA-Z0-9_.-]{1,128}$"
 
@@ -151,21 +150,17 @@ class ChatRequest(SharedFields):
             return None
         return [tool.model_dump(exclude_unset=True) for tool in self.tools]
 
-    def text_requests(self, llm: Llama) -> list[TextRequest]:
-        """One request for each choice. Renders and encodes, which takes a while."""
+    def query(self) -> ChatQuery:
+        """What is asked of the model."""
         options = self.options()
         options["max_tokens"] = self.max_completion_tokens or self.max_tokens
         options["top_logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
-        first = llm.chat_request(
-            [message.for_template() for message in self.messages],
+        if self.response_format is not None:
+            options["json_schema"] = self.response_format.enforced
+        return ChatQuery(
+            messages=[message.for_template() for message in self.messages],
             tools=self.offered_tools,
+            options=options,
             stop=self.stops,
-            json_schema=self.response_format.enforced if self.response_format else None,
-            **options,
+            choices=self.choices,
         )
-        return [
-            dataclasses.replace(
-                first, sampling=dataclasses.replace(first.sampling, seed=self.seed_of(choice))
-            )
-            for choice in range(self.choices)
-        ]

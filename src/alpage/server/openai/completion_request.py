@@ -1,14 +1,14 @@
 """The body of POST /v1/completions."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from alpage.llama import Llama, TextRequest
+from alpage.server.backends.protocol import ServedModel
 from alpage.server.errors import RequestError
 from alpage.server.openai.fields import MAX_CHOICES, MAX_LOGPROBS, Refused, SharedFields
+from alpage.server.queries import TextQuery
 
 _MAX_IDS = 1 << 20
 _MAX_PROMPTS = 2048
@@ -69,33 +69,25 @@ class CompletionRequest(SharedFields):
             return [self.prompt]
         return self.prompt
 
-    def text_requests(self, llm: Llama) -> list[TextRequest]:
-        """One request for each sample of each prompt, samples of a prompt together."""
+    def query(self) -> TextQuery:
+        """What is asked of the model."""
         options = self.options()
         options["max_tokens"] = self.max_tokens or None
         options["top_logprobs"] = self.logprobs
         if self.samples > self.choices and self.logprobs is None:
             options["top_logprobs"] = 0  # to tell which are the best
-        requests: list[TextRequest] = []
-        for prompt in self.prompts:
-            first = llm.completion_request(
-                prompt,
-                stop=self.stops,
-                prompt_logprobs=bool(self.echo) and self.logprobs is not None,
-                answer=self.max_tokens != 0,
-                **options,
-            )
-            requests += [
-                dataclasses.replace(
-                    first, sampling=dataclasses.replace(first.sampling, seed=self.seed_of(choice))
-                )
-                for choice in range(self.samples)
-            ]
-        return requests
+        return TextQuery(
+            prompts=self.prompts,
+            score_prompts=bool(self.echo) and self.logprobs is not None,
+            answer=self.max_tokens != 0,
+            options=options,
+            stop=self.stops,
+            choices=self.samples,
+        )
 
-    def echoed(self, llm: Llama, requests: Sequence[TextRequest]) -> list[str]:
+    def echoed(self, model: ServedModel) -> list[str]:
         """What each sample's text begins with: its prompt, with `echo`."""
         if not self.echo:
-            return [""] * len(requests)
-        prompts = [prompt for prompt in self.prompts for _ in range(self.samples)]
-        return [prompt if isinstance(prompt, str) else llm.detokenize(prompt) for prompt in prompts]
+            return [""] * (len(self.prompts) * self.samples)
+        texts = [p if isinstance(p, str) else model.text_of(list(p)) for p in self.prompts]
+        return [text for text in texts for _ in range(self.samples)]

@@ -4,67 +4,55 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from alpage.llama import Llama, Piece, TextRequest, TokenLogprob
+from alpage.llama import Piece, TokenLogprob
+from alpage.server.backends.protocol import ServedModel
+from alpage.server.call import Job
 from alpage.server.events import event
-from alpage.server.openai.answers import (
-    Heading,
-    UsageSum,
-    collected,
-    finish_of,
-    finite,
-    joined_text,
-)
+from alpage.server.openai.answers import Heading, finish_of, finite, joined_text, usage_of
 from alpage.server.openai.completion_request import CompletionRequest
-from alpage.server.running import Run
-from alpage.server.served import Served
 
 
-def _heading(served: Served) -> Heading:
-    return Heading(served, "cmpl")
+def _heading(job: Job) -> Heading:
+    return Heading(job.model, "cmpl")
 
 
-async def whole(
-    asked: CompletionRequest, served: Served, requests: Sequence[TextRequest], echoed: Sequence[str]
-) -> dict[str, Any]:
-    """The answer when all of it is there."""
-    pieces, usage = await collected(served, requests, asked.samples)
+async def whole(asked: CompletionRequest, job: Job, echoed: Sequence[str]) -> dict[str, Any]:
+    """The answer when all of it is there; `echoed`: what each sample's text begins with."""
+    pieces = await job.collect()
     choices: list[dict[str, Any]] = []
     for place in _best(pieces, asked.samples, asked.choices):
         own = pieces[place]
-        table = LogprobTable(served.llm, asked.logprobs)
+        table = LogprobTable(job.model, asked.logprobs)
         for piece in own:
             table.add(piece)
         text = echoed[place] + joined_text(own)
         choices.append(_choice(len(choices), text, table.take(), finish_of(own[-1])))
     return {
-        **_heading(served).fields("text_completion"),
+        **_heading(job).fields("text_completion"),
         "choices": choices,
-        "usage": usage.value,
+        "usage": usage_of(job.usage),
     }
 
 
 async def events(
-    asked: CompletionRequest, served: Served, requests: Sequence[TextRequest], echoed: Sequence[str]
+    asked: CompletionRequest, job: Job, echoed: Sequence[str]
 ) -> AsyncGenerator[bytes, None]:
     """The answer as it comes, in server-sent events."""
-    head = _heading(served).fields("text_completion")
+    head = _heading(job).fields("text_completion")
     if asked.wants_usage:
         head["usage"] = None
-    usage = UsageSum(asked.choices)
-    tables = [LogprobTable(served.llm, asked.logprobs) for _ in requests]
+    tables = [LogprobTable(job.model, asked.logprobs) for _ in echoed]
     begins = list(echoed)
-    async with Run(served, requests) as run:
-        async for index, piece in run:
+    async with job.run() as pieces:
+        async for index, piece in pieces:
             tables[index].add(piece)
             text, begins[index] = begins[index] + piece.text, ""
             finish = finish_of(piece)
             if text or finish or tables[index]:
                 choice = _choice(index, text, tables[index].take(), finish)
                 yield event({**head, "choices": [choice]})
-            if piece.usage is not None:
-                usage.add(index, piece.usage)
     if asked.wants_usage:
-        yield event({**head, "choices": [], "usage": usage.value})
+        yield event({**head, "choices": [], "usage": usage_of(job.usage)})
     yield b"data: [DONE]\n\n"
 
 
@@ -99,8 +87,8 @@ class LogprobTable:
     character begins where that character does.
     """
 
-    def __init__(self, llm: Llama, top: int | None) -> None:
-        self._llm = llm
+    def __init__(self, model: ServedModel, top: int | None) -> None:
+        self._model = model
         self._top = top
         self._bytes = b""  # of a character that is not complete
         self._offset = 0
@@ -115,7 +103,7 @@ class LogprobTable:
             return
         for token in (*(piece.prompt_logprobs or ()), *(piece.logprobs or ())):
             self._rows.append((token, self._offset))
-            if self._is_text(token):
+            if self._model.is_text(token):
                 self._advance(token.data)
 
     def take(self) -> dict[str, Any] | None:
@@ -131,10 +119,6 @@ class LogprobTable:
             "top_logprobs": [_likely(token) for token, _ in rows] if self._top else None,
             "text_offset": [offset for _, offset in rows],
         }
-
-    def _is_text(self, token: TokenLogprob) -> bool:
-        tokenizer = self._llm.tokenizer
-        return token.id < tokenizer.vocab_size and not tokenizer.is_special(token.id)
 
     def _advance(self, data: bytes) -> None:
         data = self._bytes + data

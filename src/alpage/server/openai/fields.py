@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from alpage.core.types import ContextPolicy
-from alpage.llama import SamplingOptions
+from alpage.llama import AnswerOptions
 from alpage.server.errors import RequestError
 
 MAX_CHOICES = 128
@@ -40,6 +40,13 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
+class Body(Fields):
+    """A whole body."""
+
+    def check(self) -> None:
+        """What no single field can tell; a RequestError."""
+
+
 class StreamOptions(Fields):
     """`include_usage`: one more event at the end, with the tokens used."""
 
@@ -47,7 +54,7 @@ class StreamOptions(Fields):
     include_obfuscation: Literal[False] | None = None
 
 
-class SharedFields(Fields):
+class SharedFields(Body):
     """What both kinds of request have. Ranges of sampling fields are checked by the engine."""
 
     model: str
@@ -91,7 +98,7 @@ class SharedFields(Fields):
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options works with stream=true only", param="stream_options")
 
-    def options(self) -> SamplingOptions:
+    def options(self) -> AnswerOptions:
         """The sampling fields over OpenAI's defaults, temperature 1 and top_p 1."""
         given: dict[str, Any] = {
             "temperature": self.temperature,
@@ -103,14 +110,11 @@ class SharedFields(Fields):
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
             "context_policy": self.context_policy,
+            "seed": self.seed,
         }
         options = {"temperature": 1.0, "top_p": 1.0}
         options |= {name: value for name, value in given.items() if value is not None}
-        return cast(SamplingOptions, options)
-
-    def seed_of(self, choice: int) -> int | None:
-        """The seed of choice number `choice`; OpenAI's seeds may be negative."""
-        return None if self.seed is None else (self.seed + choice) % _SEEDS
+        return cast(AnswerOptions, options)
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -1,0 +1,1 @@
+"""What a model's name stands for: a model here, one of its adapters, or another server."""
