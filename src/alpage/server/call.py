@@ -28,8 +28,13 @@ from alpage.server.queries import ChatQuery, EmbedQuery, TextQuery
 class Account(Protocol):
     """The caller's allowance for this call, and the book where its use is written."""
 
-    def reserve(self, prompt_tokens: int, answer_tokens: int | None) -> int | None:
-        """Set tokens aside; the answer tokens granted, None without a limit."""
+    def reserve(
+        self, prompt_tokens: int, answer_tokens: int | None, room: int | None
+    ) -> int | None:
+        """Set tokens aside; the answer tokens granted, None where nothing need be cut.
+
+        `answer_tokens`: those asked for; `room`: what contexts leave, where nobody asked.
+        """
         ...
 
     async def settle(self, call: "Call") -> None:
@@ -40,9 +45,11 @@ class Account(Protocol):
 class Unlimited:
     """The account of anyone where nothing is counted."""
 
-    def reserve(self, prompt_tokens: int, answer_tokens: int | None) -> int | None:
+    def reserve(
+        self, prompt_tokens: int, answer_tokens: int | None, room: int | None
+    ) -> int | None:
         """Everything is granted."""
-        return answer_tokens
+        return None
 
     async def settle(self, call: "Call") -> None:
         """Nothing is written."""
@@ -109,7 +116,7 @@ class Call:
         """One vector of length 1 for each text: [texts, dim]."""
         model = await self.lease(name)
         prepared: PreparedEmbedding = await asyncio.to_thread(model.prepare_embedding, query)
-        self.account.reserve(prepared.prompt_tokens, 0)
+        self.account.reserve(prepared.prompt_tokens, 0, 0)
         try:
             vectors = await prepared.run(self.terms)
             self.prompt_tokens += prepared.prompt_tokens
@@ -167,7 +174,9 @@ class Job:
     async def run(self) -> AsyncGenerator[Pieces, None]:
         """The pieces of all answers; leaving the context ends what still runs."""
         call, prepared = self.call, self.prepared
-        granted = call.account.reserve(prepared.prompt_tokens, prepared.answer_tokens)
+        granted = call.account.reserve(
+            prepared.prompt_tokens, prepared.answer_tokens, prepared.room
+        )
         if granted is not None and prepared.answer_tokens is None:
             prepared = prepared.bounded(granted)
         try:
@@ -232,4 +241,7 @@ def call_of(request: Request) -> Call:
     """The call that the middleware made of this request."""
     call = request.state.call
     assert isinstance(call, Call)
+    route = request.scope.get("route")
+    if route is not None:
+        call.endpoint = route.path
     return call
