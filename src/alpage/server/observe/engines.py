@@ -33,17 +33,22 @@ _COUNTERS = {
 """Name of the family without `alpage_` and `_total`: the field of `EngineStats`, and its help."""
 
 
+def label_of(name: str) -> str:
+    """`name` as UTF-8 can say it: one odd file name must not take all metrics away."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def engine_families(engines: Mapping[str, EngineStats]) -> Iterator[Metric]:
     """Every number of `EngineStats`, by model, and what follows from them."""
     for name, (field, text) in _GAUGES.items():
         gauge = GaugeMetricFamily(f"alpage_{name}", text, labels=["model"])
         for model, stats in engines.items():
-            gauge.add_metric([model], float(getattr(stats, field)))
+            gauge.add_metric([label_of(model)], float(getattr(stats, field)))
         yield gauge
     for name, (field, text) in _COUNTERS.items():
         counter = CounterMetricFamily(f"alpage_{name}", text, labels=["model"])
         for model, stats in engines.items():
-            counter.add_metric([model], float(getattr(stats, field)))
+            counter.add_metric([label_of(model)], float(getattr(stats, field)))
         yield counter
     ratio = GaugeMetricFamily(
         "alpage_cache_hit_ratio",
@@ -51,5 +56,5 @@ def engine_families(engines: Mapping[str, EngineStats]) -> Iterator[Metric]:
         labels=["model"],
     )
     for model, stats in engines.items():
-        ratio.add_metric([model], stats.cached_tokens / max(1, stats.prompt_tokens))
+        ratio.add_metric([label_of(model)], stats.cached_tokens / max(1, stats.prompt_tokens))
     yield ratio

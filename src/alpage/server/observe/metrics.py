@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from alpage import __version__
 from alpage.engine.stats import EngineStats
-from alpage.server.observe.engines import engine_families
+from alpage.server.observe.engines import engine_families, label_of
 from alpage.server.observe.observer import CallView
 
 REQUIRED_SCOPE = "metrics"
@@ -43,6 +43,13 @@ DURATION = (
 )  # fmt: skip
 
 _DIALECTS = frozenset({"openai", "anthropic", "ollama", "alpage"})
+# Ours, and those of every dialect; another server may give any text.
+_REASONS = frozenset(
+    {
+        "stop", "length", "context", "cancelled", "deadline", "tool_calls", "content_filter",
+        "end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal", "load", "unload",
+    }
+)  # fmt: skip
 _REFUSED = {401: "key", 403: "permission", 429: "quota", 503: "overload", 529: "overload"}
 _NONE, _OTHER = "none", "other"
 _MOST_NAMES = 1000
@@ -57,6 +64,7 @@ class _Names:
         self._seen: set[str] = set()
 
     def of(self, name: str) -> str:
+        name = label_of(name)
         if name in self._seen:
             return name
         if len(self._seen) >= self._most:
@@ -152,7 +160,6 @@ class Metrics:
         self._names = names
         self._calls = _CallMetrics(self.registry)
         self._models, self._endpoints = _Names(_MOST_NAMES), _Names(_MOST_NAMES)
-        self._reasons = _Names(50)
         Info("alpage_build", "This server.", registry=self.registry).info({"version": __version__})
         for reason in _REFUSED.values():
             self._calls.refused.labels(reason)  # so that a rate has a zero to begin with
@@ -181,7 +188,7 @@ class Metrics:
             calls.cached.labels(model).inc(call.cached_tokens)
             calls.completion.labels(model).inc(call.completion_tokens)
         for reason in call.finish_reasons:
-            calls.finish.labels(model, self._reasons.of(reason)).inc()
+            calls.finish.labels(model, reason if reason in _REASONS else _OTHER).inc()
         if call.status in _REFUSED:
             calls.refused.labels(_REFUSED[call.status]).inc()
 
