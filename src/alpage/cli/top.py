@@ -218,11 +218,11 @@ def _screen(source: _Source, numbers: Numbers | None, problem: str | None, width
 
     if numbers is None:
         return Text(f"{_clock()}  {problem}")
-    top, totals = server_lines(source.url, _clock(), numbers)
+    top, *totals = server_lines(source.url, _clock(), numbers)
     head, *models = model_lines(numbers, width)
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"{top}\n", style="bold")
-    text.append(f"{totals}\n\n")
+    text.append("".join(f"{line}\n" for line in [*totals, ""]))
     text.append(f"{head}\n", style="bold")
     text.append("".join(f"{line}\n" for line in models))
     text.append("\n" + "\n".join(LEGEND), style="dim")

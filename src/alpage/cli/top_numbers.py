@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from alpage.core.errors import FormatError
 
-_Labels = Mapping[str, str]
 _KEPT = ("alpage_", "process_")
 _HAVE_ROWS = ("alpage_engine_up", "alpage_requests_total")
+_FAILED = "failed requests"
+_MOST_MODELS = 200
 
 
 class Look:
@@ -19,63 +20,54 @@ class Look:
         from prometheus_client.parser import text_string_to_metric_families
 
         self.at = at
-        self._samples: dict[str, list[tuple[_Labels, float]]] = {}
+        self.version = ""
+        self._sums: dict[tuple[str, str | None], float] = {}
+        self._buckets: dict[tuple[str, str | None], dict[float, float]] = {}
         try:
             for family in text_string_to_metric_families(text):
                 for sample in family.samples:
                     if sample.name.startswith(_KEPT) and math.isfinite(sample.value):
-                        found = self._samples.setdefault(sample.name, [])
-                        found.append((sample.labels, float(sample.value)))
+                        self._add(sample.name, sample.labels, sample.value)
         except (ValueError, KeyError, IndexError) as error:
             raise FormatError(f"what it answers is not in Prometheus' format: {error}") from error
-        if "alpage_build_info" not in self._samples:
+        if not self.version:
             raise FormatError("what it answers are not the metrics of an Alpage server")
 
-    @property
-    def version(self) -> str:
-        """Of the server."""
-        return self._samples["alpage_build_info"][0][0].get("version", "?")
+    def _add(self, name: str, labels: Mapping[str, str], value: float) -> None:
+        model = labels.get("model")
+        names = [name]
+        if name == "alpage_build_info":
+            self.version = labels["version"]
+        elif name == "alpage_requests_total" and labels.get("status", "") >= "400":
+            names.append(_FAILED)
+        for place in {(n, m) for n in names for m in (None, model)}:
+            self._sums[place] = self._sums.get(place, 0.0) + value
+        if name.endswith("_bucket"):
+            counts = self._buckets.setdefault((name, model), {})
+            bound = float(labels["le"])
+            counts[bound] = counts.get(bound, 0.0) + value
 
     @property
     def models(self) -> list[str]:
         """Names by which there are numbers, in order; "none" is for what asks for no model."""
-        names = {
-            labels["model"]
-            for name in _HAVE_ROWS
-            for labels, _ in self._samples.get(name, ())
-            if "model" in labels
-        }
-        return sorted(names - {"none"})
+        names = {model for name, model in self._sums if name in _HAVE_ROWS and model is not None}
+        return sorted(names - {"none"})[:_MOST_MODELS]
 
-    def known(self, name: str, **wanted: str) -> bool:
+    def known(self, name: str, model: str) -> bool:
         """Whether there is such a sample."""
-        return any(_match(labels, wanted) for labels, _ in self._samples.get(name, ()))
+        return (name, model) in self._sums
 
-    def total(self, name: str, **wanted: str) -> float:
-        """The sum of the samples that have the labels `wanted`; 0 without any."""
-        found = self._samples.get(name, ())
-        return sum(value for labels, value in found if _match(labels, wanted))
+    def total(self, name: str, model: str | None = None) -> float:
+        """The sum of the samples, of one model or of all; 0 without any."""
+        return self._sums.get((name, model), 0.0)
 
-    def failed(self, **wanted: str) -> float:
+    def failed(self, model: str | None = None) -> float:
         """Requests with a status of 400 and above."""
-        return sum(
-            value
-            for labels, value in self._samples.get("alpage_requests_total", ())
-            if _match(labels, wanted) and labels.get("status", "") >= "400"
-        )
+        return self.total(_FAILED, model)
 
-    def buckets(self, name: str, **wanted: str) -> list[tuple[float, float]]:
+    def buckets(self, name: str, model: str) -> list[tuple[float, float]]:
         """Upper bounds of a histogram and how many were not above, ascending."""
-        sums: dict[float, float] = {}
-        for labels, value in self._samples.get(f"{name}_bucket", ()):
-            if _match(labels, wanted):
-                bound = float(labels["le"])
-                sums[bound] = sums.get(bound, 0.0) + value
-        return sorted(sums.items())
-
-
-def _match(labels: _Labels, wanted: _Labels) -> bool:
-    return all(labels.get(name) == value for name, value in wanted.items())
+        return sorted(self._buckets.get((f"{name}_bucket", model), {}).items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +137,18 @@ class Between:
 
     def _model(self, model: str) -> ModelNumbers:
         after = self._after
-        pages = after.total("alpage_cache_pages", model=model)
-        free = after.total("alpage_cache_pages_free", model=model)
-        failed = _grown(self._before.failed(model=model), after.failed(model=model))
+        pages = after.total("alpage_cache_pages", model)
+        free = after.total("alpage_cache_pages_free", model)
+        failed = _grown(self._before.failed(model), after.failed(model))
         # An engine counts tokens as they come; of another server's model only ended calls tell.
-        kind = "alpage_engine" if after.known("alpage_engine_up", model=model) else "alpage"
+        kind = "alpage_engine" if after.known("alpage_engine_up", model) else "alpage"
         return ModelNumbers(
-            running=round(after.total("alpage_engine_requests_running", model=model)),
-            waiting=round(after.total("alpage_engine_requests_waiting", model=model)),
-            requests=self._rate("alpage_requests_total", model=model),
+            running=round(after.total("alpage_engine_requests_running", model)),
+            waiting=round(after.total("alpage_engine_requests_waiting", model)),
+            requests=self._rate("alpage_requests_total", model),
             errors=failed / self._seconds,
-            prompt_tokens=self._rate(f"{kind}_prompt_tokens_total", model=model),
-            completion_tokens=self._rate(f"{kind}_completion_tokens_total", model=model),
+            prompt_tokens=self._rate(f"{kind}_prompt_tokens_total", model),
+            completion_tokens=self._rate(f"{kind}_completion_tokens_total", model),
             first_token=self._times("alpage_time_to_first_token_seconds", model),
             inter_token=self._times("alpage_inter_token_seconds", model),
             cache_use=1 - free / pages if pages else None,
@@ -166,19 +158,19 @@ class Between:
             ),
         )
 
-    def _growth(self, name: str, **labels: str) -> float:
-        return _grown(self._before.total(name, **labels), self._after.total(name, **labels))
+    def _growth(self, name: str, model: str | None = None) -> float:
+        return _grown(self._before.total(name, model), self._after.total(name, model))
 
-    def _rate(self, name: str, **labels: str) -> float:
-        return self._growth(name, **labels) / self._seconds
+    def _rate(self, name: str, model: str | None = None) -> float:
+        return self._growth(name, model) / self._seconds
 
     def _share(self, part: str, whole: str, model: str) -> float | None:
-        of = self._growth(f"alpage_{whole}_total", model=model)
-        return self._growth(f"alpage_{part}_total", model=model) / of if of else None
+        of = self._growth(f"alpage_{whole}_total", model)
+        return self._growth(f"alpage_{part}_total", model) / of if of else None
 
     def _times(self, name: str, model: str) -> Times:
-        before = dict(self._before.buckets(name, model=model))
-        after = self._after.buckets(name, model=model)
+        before = dict(self._before.buckets(name, model))
+        after = self._after.buckets(name, model)
         if any(count < before.get(bound, 0.0) for bound, count in after):
             before = {}  # the server has started again
         grown = [(bound, count - before.get(bound, 0.0)) for bound, count in after]

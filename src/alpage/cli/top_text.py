@@ -21,10 +21,11 @@ def server_lines(url: str, clock: str, numbers: Numbers) -> list[str]:
     """Which server, and its totals."""
     up = "" if numbers.up_seconds is None else f"  up {_span(numbers.up_seconds)}"
     return [
-        f"{clock}  {url}  version {_plain(numbers.version)[:20]}{up}",
+        f"{clock}  {url}",
+        f"version {_plain(numbers.version)[:20]}{up}  memory {megabytes(numbers.memory_bytes)}"
+        f"  processors {numbers.processors:.1f}",
         f"requests/s {_count(numbers.requests)}  errors/s {_count(numbers.errors)}"
-        f"  refused/s {_count(numbers.refused)}  in flight {numbers.in_flight}"
-        f"  memory {megabytes(numbers.memory_bytes)}  processors {numbers.processors:.1f}",
+        f"  refused/s {_count(numbers.refused)}  in flight {numbers.in_flight}",
     ]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.server.observe.views import View, watch
 
 from alpage import Llama, __version__
+from alpage.core.settings import Settings
 from alpage.engine.stats import EngineStats
 from alpage.server.observe.engines import engine_families
 from alpage.server.observe.metrics import REQUIRED_SCOPE, Metrics, metrics_routes
@@ -220,3 +222,11 @@ def test_a_real_model_is_seen_at_work(llm: Llama) -> None:
     assert grown("alpage_engine_step_seconds_total") > 0
     assert at(after, "alpage_engine_up", **name) == 1
     assert at(after, "alpage_cache_pages", **name) >= at(after, "alpage_cache_pages_free", **name)
+
+
+def test_a_model_that_is_closed_is_down_but_readable(smollm2_path: Path) -> None:
+    llm = Llama.load(smollm2_path, context=64, settings=Settings())
+    llm.close()
+    found = samples(Metrics(lambda: {"m"}, lambda: {"m": llm.engine.stats}))
+    assert at(found, "alpage_engine_up", model="m") == 0
+    assert at(found, "alpage_cache_pages", model="m") > 0

@@ -21,7 +21,7 @@ from alpage.server.observe.event import LOGGER, Value, log_event
 from alpage.server.observe.lines import HumanFormatter, JsonFormatter
 from alpage.server.observe.observer import CallView
 
-LOGGERS = ("alpage", "uvicorn.error", "opentelemetry")
+LOGGERS = ("alpage", "uvicorn.error", "asyncio", "sqlalchemy", "alembic", "opentelemetry")
 """Whose records go to the log; below WARNING only those of the first."""
 
 _MOST_LINES = 10_000  # that may wait for the writer
