@@ -1,5 +1,7 @@
 """What an engine says of itself is the sum of what its requests used, whatever happened."""
 
+import itertools
+
 import pytest
 from tests.engine.answers import end_of, request, run
 from tests.engine.fakes import FakeConstraint, FakeRunner
@@ -41,7 +43,8 @@ def test_counts_are_what_the_requests_used() -> None:
 
 
 def test_drafts_are_counted_as_they_are_checked() -> None:
-    scheduler = Scheduler(LoopingRunner(context=200, pages=64))
+    ticks = itertools.count()  # each step costs the same, so guesses pay whatever else runs here
+    scheduler = Scheduler(LoopingRunner(context=200, pages=64), clock=lambda: float(next(ticks)))
     scheduler.add(0, asked([1, 2], True, max_tokens=100))
     usage = end_of(run(scheduler)[0]).usage
     assert usage.accepted_tokens > 50
