@@ -31,7 +31,7 @@ class CallView(Protocol):
 
     @property
     def dialect(self) -> str:
-        """Whose API it speaks: "openai", "anthropic", "ollama" or "alpage"."""
+        """One of openai, anthropic, ollama and alpage."""
 
     @property
     def endpoint(self) -> str:
