@@ -50,6 +50,8 @@ class Postgres:
         self.start()
 
     def start(self) -> None:
+        if self._process is not None:
+            return
         command: list[str | Path] = [
             self._binaries / "postgres", "-D", self.folder / "data", "-k", self.folder,
             "-h", "127.0.0.1", "-p", str(self.port),
