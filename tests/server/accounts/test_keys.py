@@ -217,3 +217,13 @@ def test_no_such_key(database: Database) -> None:
         with pytest.raises(NotFoundError, match="of that secret, the id is") as error:
             ask(secret)
         assert secret.rpartition("_")[2] not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["models = '{'", "scopes = '7'", "scopes = '[[]]'"])
+def test_a_damaged_key_is_told(database: Database, damage: str) -> None:
+    store = KeyStore(database)
+    key, _ = store.create("a", models=["x"])
+    with database.writing() as connection:
+        connection.execute(text(f"UPDATE alpage_keys SET {damage}"))
+    with pytest.raises(StorageError, match=f"the key {key.id} in the database is damaged"):
+        Access(store)

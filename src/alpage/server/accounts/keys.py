@@ -17,7 +17,7 @@ from typing import Literal
 
 from sqlalchemy import Row, insert, select, update
 
-from alpage.core.errors import NotFoundError, UsageError
+from alpage.core.errors import NotFoundError, StorageError, UsageError
 from alpage.server.accounts.caller import SCOPES, Caller, Limits, Scope
 from alpage.server.accounts.database import Database
 from alpage.server.accounts.tables import KEYS
@@ -170,13 +170,26 @@ class KeyStore:
 
 
 def key_of(row: Row[tuple[object, ...]]) -> Key:
-    """A key out of its row."""
+    """A key out of its row; StorageError where that is not what Alpage writes."""
+    try:
+        scopes: list[Scope] = json.loads(row.scopes)
+        models = None if row.models is None else json.loads(row.models)
+        if not isinstance(scopes, list) or not isinstance(models, list | None):
+            raise ValueError("not a list")
+        return _key(row, frozenset(scopes), None if models is None else frozenset(models))
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"the key {row.id} in the database is damaged: {error}") from error
+
+
+def _key(
+    row: Row[tuple[object, ...]], scopes: frozenset[Scope], models: frozenset[str] | None
+) -> Key:
     return Key(
         id=row.id,
         name=row.name,
         tenant=row.tenant,
-        scopes=frozenset(json.loads(row.scopes)),
-        models=None if row.models is None else frozenset(json.loads(row.models)),
+        scopes=scopes,
+        models=models,
         limits=Limits(
             row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.concurrent
         ),
