@@ -3,7 +3,7 @@
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -36,8 +36,7 @@ class Clock:
 
 
 def caller(key: str = "k", **limits: int) -> Caller:
-    scopes = frozenset({"inference"})
-    return Caller(key=key, name=key, tenant=key, scopes=scopes, limits=Limits(**limits))  # type: ignore[arg-type]
+    return Caller(key, key, key, frozenset(("inference",)), limits=Limits(**limits))
 
 
 def quotas_on(clock: Clock) -> Quotas:
@@ -58,7 +57,7 @@ class Ask:
 class Plain(RuleBasedStateMachine):
     """Lists that are summed: what quotas have to agree with, but for a quarter of a second."""
 
-    limits = Limits(requests_per_minute=4, tokens_per_minute=100, tokens_per_day=250, concurrent=3)
+    limits = Limits(requests_per_minute=4, tokens_per_minute=100, tokens_per_day=150, concurrent=3)
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class Plain(RuleBasedStateMachine):
     @invariant()
     def nothing_is_exceeded(self) -> None:
         assert self.requests(MINUTE) <= 4 and self.under_way() <= 3
-        assert self.tokens(MINUTE) <= 100 and self.of_day() <= 250
+        assert self.tokens(MINUTE) <= 100 and self.of_day() <= 150
 
     @rule(quarters=st.integers(1, 120), odd=st.integers(0, SLOT))
     def time_passes(self, quarters: int, odd: int) -> None:
@@ -126,7 +125,7 @@ class Plain(RuleBasedStateMachine):
             granted = ask.admission.reserve(prompt, answer)
         except QuotaError as error:
             late = self.tokens(MINUTE + SLOT) + least > 100
-            assert late or self.of_day() + least > 250
+            assert late or self.of_day() + least > 150
             assert (error.retry_after is None) == (least > 100)
             if error.retry_after is not None:
                 again = self.clock.now, ask.admission
@@ -135,21 +134,27 @@ class Plain(RuleBasedStateMachine):
         if answer is not None:
             assert granted == answer
         else:
-            room = min(100 - self.tokens(MINUTE), 250 - self.of_day()) - prompt
-            tight = min(100 - self.tokens(MINUTE + SLOT), 250 - self.of_day()) - prompt
+            room = min(100 - self.tokens(MINUTE), 150 - self.of_day()) - prompt
+            tight = min(100 - self.tokens(MINUTE + SLOT), 150 - self.of_day()) - prompt
             assert max(1, tight) <= granted <= room
         ask.charges.append([self.clock.now, self.clock.today, prompt + granted])
 
-    def fits_after(self, error: QuotaError, again, fits=True, keep=None) -> None:  # type: ignore[no-untyped-def]
+    def fits_after(
+        self,
+        error: QuotaError,
+        again: Callable[[], Admission | int],
+        fits: bool = True,
+        keep: Ask | None = None,
+    ) -> None:
         """The time that an error tells is enough, and the request is one of the model then."""
         assert error.retry_after is not None
         self.clock.now += round(error.retry_after * SECOND)
         if not fits:
             return
         got = again()
-        if keep is None:
+        if isinstance(got, Admission):
             self.asks.append(Ask(got, self.clock.now))
-        else:
+        elif keep is not None:
             taken = keep.admission._charges[-1].tokens
             keep.charges.append([self.clock.now, self.clock.today, taken])
 
@@ -221,6 +226,27 @@ def test_what_comes_close_together_never_counts_too_short() -> None:
     assert told.value.retry_after == 0.001
     clock.now += 1
     assert admission.reserve(51, None) == 49
+
+
+def test_what_was_not_used_is_given_back_and_no_more() -> None:
+    quotas = quotas_on(Clock())
+    for who in (caller("a", tokens_per_minute=100), caller("b", tokens_per_day=100)):
+        with quotas.enter(who) as admission:
+            assert admission.reserve(30, 20) == 20
+            admission.settle(41)
+        assert quotas.enter(who).reserve(0, None) == 59
+
+
+def test_what_was_used_counts_as_the_newest_of_it() -> None:
+    clock = Clock()
+    quotas = quotas_on(clock)
+    admission = quotas.enter(caller(tokens_per_minute=100))
+    admission.reserve(40, 0)
+    clock.now += 10 * SECOND
+    admission.reserve(40, 0)
+    admission.settle(50)
+    clock.now += MINUTE - 10 * SECOND  # the first has gone
+    assert quotas.enter(caller(tokens_per_minute=100)).reserve(0, None) == 60
 
 
 def test_leaving_without_settling_keeps_what_was_reserved() -> None:
