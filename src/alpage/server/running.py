@@ -171,7 +171,7 @@ class Run:
             if isinstance(item, BaseException):
                 raise item
             if item.finish_reason == "cancelled":
-                raise _ended()
+                raise ended()
             if item.finish_reason is not None:
                 open_requests -= 1
             yield index, item
@@ -180,7 +180,7 @@ class Run:
         for index, request in enumerate(self._requests):
             with self._gate:
                 if self._left:  # the client went while this thread was at work
-                    raise _ended()
+                    raise ended()
                 self._cancels.append(self._submit(index, request))
 
     def _submit(self, index: int, request: TextRequest) -> Callable[[], None]:
@@ -229,7 +229,8 @@ def _unread(count: int) -> CapacityError:
     return CapacityError(f"nobody has read the last {count} pieces of this answer: it has ended")
 
 
-def _ended() -> CapacityError:
+def ended() -> CapacityError:
+    """What is told whose answer the server has ended."""
     return CapacityError("the server is shutting down and has ended this answer; ask again later")
 
 
