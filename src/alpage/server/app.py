@@ -1,6 +1,8 @@
 """The HTTP application: routes, error answers, guards. It prints nothing and opens no socket."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,7 +14,8 @@ from alpage import __version__
 from alpage.core.errors import AlpageError
 from alpage.server.calls import Calls, Door, OpenDoor
 from alpage.server.failures import on_alpage_error, on_bug, on_client_gone, on_http_error
-from alpage.server.guard import Guard
+from alpage.server.guard import Access, Guard
+from alpage.server.life import Life, life_routes
 from alpage.server.observe.observer import Observers
 from alpage.server.openai.routes import REQUESTS, openai_routes
 from alpage.server.pool import Pool
@@ -21,18 +24,27 @@ from alpage.server.running import ClientGoneError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the application answers with and for.
+    """What the application answers with and for, and how the server around it ends.
 
     `local`: it listens on the loopback interface, so a Host header that names another machine is
-    refused. `timeout`: seconds after which any answer ends. `log_prompts`: observers may see texts.
+    refused; `hosts` and `origins` as in `guard.Access`. `timeout`: seconds after which any answer
+    ends; `grace`: those that answers under way have at the server's end; `stall`: those that a
+    client may read nothing of what waits for it. `log_prompts`: observers may see texts.
+    `certificate`: files of a TLS certificate, with those above it, and of its key.
     """
 
     pool: Pool
     local: bool
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
     door: Door = field(default_factory=OpenDoor)
     observers: Observers = field(default_factory=Observers)
+    life: Life = field(default_factory=Life)
     timeout: float | None = None
+    grace: float = 5.0
+    stall: float = 30.0
     log_prompts: bool = False
+    certificate: tuple[Path, Path] | None = None
 
 
 def create_app(around: Surroundings) -> FastAPI:
@@ -48,12 +60,7 @@ def create_app(around: Surroundings) -> FastAPI:
     )
     pool = around.pool
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """That the server is up, and how much each model has to do."""
-        loads = [{"id": model.card.name, "active_requests": model.active} for model in pool]
-        return {"status": "ok", "version": __version__, "models": loads}
-
+    app.include_router(life_routes(pool, around.life))
     app.include_router(openai_routes(pool))
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -69,7 +76,8 @@ def create_app(around: Surroundings) -> FastAPI:
         timeout=around.timeout,
         keeps_text=around.log_prompts,
     )
-    app.add_middleware(Guard, local=around.local)
+    access = Access.of(local=around.local, origins=around.origins, hosts=around.hosts)
+    app.add_middleware(Guard, access=access, life=around.life)
     _describe_bodies(app)
     return app
 
