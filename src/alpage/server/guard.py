@@ -31,6 +31,7 @@ _METHODS = "GET, POST, DELETE, OPTIONS"
 _EXPOSED = "x-request-id, retry-after"
 _PREFLIGHT_SECONDS = 600
 _HEADER_NAMES = re.compile(r"[a-zA-Z0-9-]{1,64}(?: *, *[a-zA-Z0-9-]{1,64}){0,63}")
+_ORIGIN = re.compile(r"https?://(?:[a-zA-Z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?")
 _HOST = re.compile(r"[a-zA-Z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]")
 
 
@@ -51,11 +52,7 @@ class Access:
     def of(cls, *, local: bool, origins: Sequence[str] = (), hosts: Sequence[str] = ()) -> "Access":
         """The same with its values checked: a UsageError says what is wrong."""
         for origin in origins:
-            parts = urlsplit(origin)
-            if (
-                parts.scheme not in ("http", "https")
-                or origin != f"{parts.scheme}://{parts.netloc}"
-            ):
+            if not _ORIGIN.fullmatch(origin):
                 raise UsageError(
                     f"an origin is written as https://app.example or http://localhost:3000, "
                     f"without a path and never as *; not {origin!r:.200}"

@@ -20,7 +20,7 @@ from alpage.server.backends.protocol import ModelCard, Remote, ServedModel
 from alpage.server.errors import RequestError
 from alpage.server.offers import AdapterOffer, Discovery, Offer
 from alpage.server.running import Activity, Queue
-from alpage.server.slots import Slot, outcome
+from alpage.server.slots import Slot, outcome, told
 
 PATIENCE = 30.0
 """Seconds that a request waits for others' models to leave the memory that it needs."""
@@ -278,12 +278,13 @@ class Pool:
             planned = await self._in_thread(functools.partial(slot.offer.plan, self._memory))
             await self._make_room(slot, planned.bytes)
             self._settle(slot, await self._in_thread(functools.partial(self._loaded, planned.load)))
-        except BaseException:
-            slot.bytes = 0
-            self._freed.set()
-            raise
+        except Exception as error:
+            raise told(error, f"the model {slot.card.name}") from error
         finally:
             slot.loading = None
+            if slot.model is None:
+                slot.bytes = 0
+                self._freed.set()
         slot.used = time.monotonic()
         slot.arm(self._let_go)  # if everybody left meanwhile
 
@@ -376,6 +377,8 @@ class Pool:
         try:
             await self._in_thread(functools.partial(llm.load_adapter, adapter.folder, adapter.name))
             slot.adapters[adapter.name] = base.adapted(adapter.name, adapter.created)
+        except Exception as error:
+            raise told(error, f"the adapter {adapter.name}") from error
         finally:
             del slot.setting[adapter.name]
             self._leave(slot)

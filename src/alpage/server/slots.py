@@ -3,15 +3,18 @@
 import asyncio
 import copy
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from alpage.core.errors import AlpageError, CapacityError, InternalError
+from alpage.core.errors import AlpageError, CapacityError, ResourceError
 from alpage.llama import Llama
 from alpage.server.backends.protocol import ModelCard, ServedModel
+from alpage.server.errors import RequestError
 from alpage.server.offers import Offer
 
+_LOG = logging.getLogger("alpage.server")
 T = TypeVar("T")
 
 
@@ -101,15 +104,20 @@ async def outcome(task: "asyncio.Task[T]") -> T:
     error = task.exception()
     if error is None:
         return task.result()
-    own = copy.copy(as_alpage(error))
+    own = copy.copy(error)
     own.__cause__ = error
     raise own
 
 
-def as_alpage(error: BaseException) -> AlpageError:
-    """An error of loading, as one that clients can be told."""
-    if isinstance(error, AlpageError):
+def told(error: BaseException, what: str) -> AlpageError:
+    """An error of loading `what` as clients are told it; paths of this machine go to the log."""
+    if isinstance(error, CapacityError | RequestError):
         return error
     if isinstance(error, MemoryError):
-        return CapacityError("not enough memory to load the model; ask again later")
-    return InternalError(f"the model could not be loaded: {type(error).__name__}: {error}")
+        return CapacityError(f"not enough memory to load {what}; ask again later")
+    _LOG.error("%s cannot be loaded: %s: %s", what, type(error).__name__, error)
+    return RequestError(
+        f"{what} cannot be loaded at the moment; the server's log says why",
+        status=503 if isinstance(error, ResourceError) else 500,
+        code="model_not_loaded",
+    )

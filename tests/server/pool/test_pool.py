@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.server.pool.offering import SIZE, Found, Loader, offer_of
 
-from alpage.core.errors import CapacityError, FormatError, InternalError
+from alpage.core.errors import CapacityError, FormatError, NotFoundError
 from alpage.server.accounts.caller import ANYONE
 from alpage.server.backends.protocol import Terms
 from alpage.server.errors import RequestError, headers_of, status_of
@@ -98,25 +98,36 @@ def test_loading_holds_up_nobody_who_asks_another(loader: Callable[[], Loader]) 
     asyncio.run(run())
 
 
-def test_a_failed_load_tells_everyone_and_is_tried_again(loader: Callable[[], Loader]) -> None:
+def test_a_failed_load_tells_everyone_and_is_tried_again(
+    loader: Callable[[], Loader], caplog: pytest.LogCaptureFixture
+) -> None:
     async def run() -> None:
         broken = loader()
         broken.gate.clear()
-        broken.errors = [FormatError("x.gguf ends early"), MemoryError(), ValueError("odd")]
+        broken.errors = [
+            FormatError("/models/x.gguf ends early"), MemoryError(), ValueError("odd"),
+            NotFoundError("there is no /models/x.gguf"),
+        ]  # fmt: skip
         async with running(Pool(offers=[offer_of("a", broken)], memory=SIZE)) as pool:
             asked = [asyncio.create_task(pool.lease("a", ANYONE)) for _ in range(3)]
             await until(broken.begun.is_set)
             broken.gate.set()
             found = await asyncio.gather(*asked, return_exceptions=True)
-            assert [type(error) for error in found] == [FormatError] * 3
+            assert [str(error) for error in found] == [
+                "the model a cannot be loaded at the moment; the server's log says why"
+            ] * 3  # its path is nobody's business
+            assert "FormatError: /models/x.gguf ends early" in caplog.text
             assert len({id(error) for error in found}) == 3  # to each an error of his own
             assert broken.loads == 1
             with pytest.raises(CapacityError, match="not enough memory"):
                 await pool.lease("a", ANYONE)
-            with pytest.raises(InternalError, match="ValueError: odd"):
-                await pool.lease("a", ANYONE)
+            for status, message in ((500, "ValueError: odd"), (503, "NotFoundError: there")):
+                with pytest.raises(RequestError, match="cannot be loaded") as told:
+                    await pool.lease("a", ANYONE)
+                assert (status_of(told.value), told.value.code) == (status, "model_not_loaded")
+                assert message in caplog.text
             assert len(await answer(pool, "a", 2)) == 2  # and it has given its memory back
-            assert broken.loads == 4
+            assert broken.loads == 5
 
     asyncio.run(run())
 

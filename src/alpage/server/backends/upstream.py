@@ -168,7 +168,7 @@ class UpstreamAnswers:
 
     @property
     def room(self) -> int | None:
-        """What the other server's context leaves is not known here."""
+        """Not known: their tokens are counted elsewhere."""
         return None
 
     def bounded(self, tokens: int) -> "UpstreamAnswers":
