@@ -235,10 +235,14 @@ class Llama:
         tools: Tools | None = None,
         stop: str | Sequence[str] = (),
         template_variables: Mapping[str, Any] | None = None,
+        begun: str = "",
         **options: Unpack[AnswerOptions],
     ) -> TextRequest:
-        """The request that `chat` makes, for `stream` or `start`."""
-        ids = self._side.encode_chat(messages, tools, template_variables or {})
+        """The request that `chat` makes, for `stream` or `start`.
+
+        `begun`: how the answer begins; it goes on from there, and does not repeat it.
+        """
+        ids = self._side.encode_chat(messages, tools, template_variables or {}, begun)
         sampling, grammar = sampling_params(options), self._grammar(options, ids)
         if tools and grammar is not None:
             raise UsageError(f"{grammar.kind} leaves no room for calls of tools: give one of them")

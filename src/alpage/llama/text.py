@@ -53,10 +53,12 @@ class TextSide:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
+        begun: str = "",
     ) -> list[int]:
-        """Ids of a conversation, up to where the answer begins."""
+        """Ids of a conversation, up to where the answer begins, or goes on after `begun`."""
         rendered = self.template.render(messages, tools=tools, **variables)
-        ids = self.tokenizer.encode_segments((part.text, part.special) for part in rendered)
+        parts = [(part.text, part.special) for part in rendered]
+        ids = self.tokenizer.encode_segments([*parts, (begun, False)] if begun else parts)
         if self._add_bos and ids[:1] != [self.tokenizer.bos_id]:
             # Some templates leave it to the tokenizer; the model was still trained with it.
             ids = [*self.tokenizer.encode("", add_bos=True), *ids]

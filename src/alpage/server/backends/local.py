@@ -99,7 +99,11 @@ class LocalModel:
         options, tools = self._options(query), query.tools
         if query.tool_choice == "none":
             tools = None
-        return [self.llm.chat_request(query.messages, tools=tools, stop=query.stop, **options)]
+        return [
+            self.llm.chat_request(
+                query.messages, tools=tools, stop=query.stop, begun=query.begun, **options
+            )
+        ]
 
     def _texts(self, query: TextQuery) -> list[TextRequest]:
         options = self._options(query)
