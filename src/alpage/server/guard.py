@@ -46,10 +46,11 @@ class Guard:
                 ]
             await send(message)
 
+        headers = Headers(scope=scope)
         try:
-            self._check(scope["method"], Headers(scope=scope))
+            self._check(scope["method"], headers)
         except RequestError as error:
-            await error_response(error, scope["path"])(scope, receive, hardened)
+            await error_response(error, scope["path"], headers)(scope, receive, hardened)
         else:
             await self._app(scope, receive, hardened)
 
