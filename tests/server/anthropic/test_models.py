@@ -135,3 +135,21 @@ def test_what_is_not_there(claude: anthropic.Anthropic, url: str) -> None:
     # What the guard refuses has no call yet, and so no name.
     foreign = httpx.post(f"{url}/v1/messages", content=b"{}", headers={"content-type": "a/b"})
     assert (foreign.status_code, foreign.json()["request_id"]) == (415, None)
+
+
+def test_the_schema_describes_the_routes(url: str) -> None:
+    schema = httpx.get(f"{url}/openapi.json").json()
+    for path, name in (
+        ("/v1/messages", "MessageRequest"),
+        ("/v1/messages/count_tokens", "CountRequest"),
+    ):
+        operation = schema["paths"][path]["post"]
+        content = operation["requestBody"]["content"]["application/json"]
+        assert content["schema"]["$ref"].endswith(f"/{name}")
+        refusal = operation["responses"]["400"]["content"]["application/json"]
+        assert refusal["schema"]["$ref"].endswith("/MessageError")
+        assert schema["components"]["schemas"][name]["additionalProperties"] is False
+    assert (
+        "text/event-stream"
+        in schema["paths"]["/v1/messages"]["post"]["responses"]["200"]["content"]
+    )

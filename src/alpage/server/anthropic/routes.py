@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from alpage.core.errors import AlpageError
 from alpage.server.anthropic import answers
-from alpage.server.anthropic.errors import error_body
+from alpage.server.anthropic.errors import REFUSALS, MessageError, error_body
 from alpage.server.anthropic.headers import check_headers, check_query
 from alpage.server.anthropic.message_request import CountRequest, MessageRequest, PromptFields
 from alpage.server.anthropic.models import model_routes
@@ -26,6 +26,12 @@ REQUESTS: tuple[type[BaseModel], ...] = (MessageRequest, CountRequest)
 P = TypeVar("P", bound=PromptFields)
 
 
+_STATUSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "model": MessageError} for status, text in REFUSALS.items()
+}
+_EVENTS = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
 def _body(model: type[BaseModel]) -> dict[str, Any]:
     """What the schema says about a body that the route reads itself, off the event loop."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
@@ -37,7 +43,11 @@ def anthropic_routes(pool: Pool) -> APIRouter:
     routes = APIRouter(tags=["anthropic"])
     routes.include_router(model_routes(pool))
 
-    @routes.post("/v1/messages", openapi_extra=_body(MessageRequest))
+    @routes.post(
+        "/v1/messages",
+        openapi_extra=_body(MessageRequest),
+        responses={**_STATUSES, 200: {"description": "The answer", **_EVENTS}},
+    )
     async def answer_message(request: Request) -> Response:
         """Answer a conversation."""
         call = call_of(request)
@@ -48,7 +58,9 @@ def anthropic_routes(pool: Pool) -> APIRouter:
         # In ASCII: the input of a tool may hold half a surrogate pair, which UTF-8 cannot write.
         return Response(json.dumps(answer), media_type="application/json")
 
-    @routes.post("/v1/messages/count_tokens", openapi_extra=_body(CountRequest))
+    @routes.post(
+        "/v1/messages/count_tokens", openapi_extra=_body(CountRequest), responses=_STATUSES
+    )
     async def count_tokens(request: Request) -> dict[str, Any]:
         """Count the tokens of a conversation; nothing runs."""
         _, job = await _job(request, CountRequest)
