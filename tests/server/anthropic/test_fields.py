@@ -202,7 +202,7 @@ NESTED: tuple[tuple[tuple[Any, ...], str, dict[str, Any], Values, Values], ...] 
     (
         (types.ToolParam, beta.BetaToolParam), "tools", WEATHER,
         {"input_schema": ({"type": "object"},), "name": ("f", "get-it_2"), "description": ("x",),
-         "type": (None, "custom"), "cache_control": (None, CACHE), "strict": (None, False),
+         "type": (None, "custom"), "cache_control": (None, CACHE), "strict": (None, False, True),
          "allowed_callers": (None, ["direct"]), "defer_loading": (None, False),
          "eager_input_streaming": (None, True, False), "input_examples": (None,)},
         {"input_schema": (None, "{}"), "name": ("", "a b", "x" * 200, "1st"), "description": (1,),

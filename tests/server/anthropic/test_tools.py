@@ -99,6 +99,73 @@ def test_the_tool_runner(claude: anthropic.Anthropic) -> None:
     assert "windy" in final.content[0].text
 
 
+HELLO_WITH_TOOLS: dict[str, Any] = OPTIONS | {
+    "messages": [{"role": "user", "content": "Say hello to the world."}],
+    "tools": [WEATHER, WEATHER | {"name": "get_time"}],
+}
+
+
+@pytest.mark.client("anthropic", "tools: tool_choice any and tool")
+def test_a_call_can_be_demanded(claude: anthropic.Anthropic) -> None:
+    free = claude.messages.create(**HELLO_WITH_TOOLS)
+    assert free.stop_reason in ("end_turn", "max_tokens")
+    some = claude.messages.create(
+        **HELLO_WITH_TOOLS, tool_choice={"type": "any", "disable_parallel_tool_use": True}
+    )
+    assert call_of(some).name in ("get_weather", "get_time")
+    assert some.stop_reason == "tool_use"
+    for name in ("get_weather", "get_time"):
+        answer = claude.messages.create(
+            **HELLO_WITH_TOOLS, tool_choice={"type": "tool", "name": name}
+        )
+        assert call_of(answer).name == name
+        assert set(call_of(answer).input) == {"city"}
+        assert isinstance(call_of(answer).input["city"], str)
+        with claude.messages.stream(
+            **HELLO_WITH_TOOLS, tool_choice={"type": "tool", "name": name}
+        ) as stream:
+            streamed = stream.get_final_message()
+        assert call_of(streamed).input == call_of(answer).input
+        assert streamed.stop_reason == "tool_use"
+
+
+@pytest.mark.client("anthropic", "tools: disable_parallel_tool_use")
+def test_one_call_ends_the_answer(claude: anthropic.Anthropic) -> None:
+    messages = [
+        {"role": "user", "content": "What is the weather in Paris and in Rome?"},
+        assistant(*(use(city) | {"input": {"city": city}} for city in ("Paris", "Rome"))),
+        user(*(result(city) | {"content": "sunny"} for city in ("Paris", "Rome"))),
+        {"role": "assistant", "content": "It is sunny in Paris and in Rome."},
+        {"role": "user", "content": "What is the weather in Berlin and in London?"},
+    ]
+    asked = OPTIONS | {"messages": messages, "max_tokens": 90}
+    choice: Any = {"type": "any"}
+    several = claude.messages.create(**asked, tool_choice=choice)
+    assert len(several.content) > 1
+    assert {block.type for block in several.content} == {"tool_use"}
+    one = claude.messages.create(**asked, tool_choice=choice | {"disable_parallel_tool_use": True})
+    assert call_of(one).input == several.content[0].input
+    assert one.stop_reason == "tool_use"
+
+
+@pytest.mark.client("anthropic", "tools: strict")
+def test_a_strict_tool_is_called_as_its_schema_says(claude: anthropic.Anthropic) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer"}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    }
+    tool: Any = WEATHER | {"strict": True, "input_schema": schema}
+    answer = claude.messages.create(**OPTIONS | {"tools": [tool]})
+    call = call_of(answer)
+    assert call.input["city"] in ("Oslo", "Rome")
+    assert isinstance(call.input["days"], int)
+    wrong = tool | {"input_schema": {"type": "object", "properties": {"city": {"type": "purple"}}}}
+    with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.input_schema.*purple"):
+        claude.messages.create(**OPTIONS | {"tools": [wrong]})
+
+
 @pytest.mark.client("anthropic", "tools: tool_choice none")
 def test_with_none_calls_stay_text(claude: anthropic.Anthropic) -> None:
     answer = claude.messages.create(**OPTIONS, tool_choice={"type": "none"})

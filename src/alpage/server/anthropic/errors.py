@@ -57,7 +57,8 @@ class MessageError(BaseModel):
 def error_body(error: AlpageError) -> dict[str, Any]:
     """`{"type": "error", "error": {"type", "message"}}`; `details` where clients use them."""
     kind = _TYPES.get(status_of(error), "invalid_request_error")
-    told: dict[str, Any] = {"type": kind, "message": str(error)}
+    message = str(error).replace(".function.parameters", ".input_schema")  # as OpenAI has it
+    told: dict[str, Any] = {"type": kind, "message": message}
     if isinstance(error, RequestError) and error.param == "thread":
         told["details"] = _NO_THREADS
     return {"type": "error", "error": told}
