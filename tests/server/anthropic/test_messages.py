@@ -8,11 +8,8 @@ import anthropic
 import httpx
 import pytest
 from tests.server.anthropic.asking import GREEDY, HELLO
-from tests.server.serving import serving
 
 from alpage import Llama
-from alpage.server import process
-from alpage.server.app import Surroundings
 from alpage.server.pool import Pool
 
 OPTIONS: dict[str, Any] = {
@@ -245,25 +242,20 @@ def test_cached_tokens_are_counted_apart(claude: anthropic.Anthropic) -> None:
 
 @pytest.mark.client("anthropic", "messages: an error in the middle of a stream")
 def test_a_stream_that_is_cut_off_ends_with_an_error(
-    llm: Llama, monkeypatch: pytest.MonkeyPatch
+    claude: anthropic.Anthropic, models: Pool
 ) -> None:
-    monkeypatch.setattr(process, "GRACE_SECONDS", 0.0)
     numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 200}
-    with (
-        serving(Surroundings(pool=Pool.of({"smollm2": llm}), local=True)) as running,
-        anthropic.Anthropic(base_url=running.url, api_key="none", max_retries=0) as client,
-    ):
-        stream = client.messages.create(
-            model="smollm2",
-            messages=HELLO,
-            max_tokens=450,
-            output_config={"format": {"type": "json_schema", "schema": numbers}},
-            stream=True,
-        )
-        assert next(stream).type == "message_start"
-        running.server.should_exit = True
-        with pytest.raises(anthropic.APIStatusError, match="shutting down") as caught:
-            list(stream)
+    stream = claude.messages.create(
+        model="smollm2",
+        messages=HELLO,
+        max_tokens=450,
+        output_config={"format": {"type": "json_schema", "schema": numbers}},
+        stream=True,
+    )
+    assert next(stream).type == "message_start"
+    models.end_running()
+    with pytest.raises(anthropic.APIStatusError, match="shutting down") as caught:
+        list(stream)
     assert isinstance(caught.value.body, dict)
     assert caught.value.body["error"]["type"] == "overloaded_error"
     assert caught.value.body["request_id"] == caught.value.request_id

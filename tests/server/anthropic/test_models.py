@@ -1,5 +1,6 @@
 """Models, counted tokens, versions and what is not there, through the anthropic client."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.server.serving import serving
 from alpage import Llama
 from alpage.server.app import Surroundings
 from alpage.server.backends.local import LocalModel
+from alpage.server.backends.protocol import ModelCard
 from alpage.server.pool import Pool
 
 
@@ -84,6 +86,28 @@ def test_tokens_are_counted_exactly(claude: anthropic.Anthropic) -> None:
     assert len(set(counts)) == len(counts)
     with pytest.raises(anthropic.BadRequestError, match="max_tokens: there is no such field"):
         claude.messages.count_tokens(model="smollm2", messages=HELLO, extra_body={"max_tokens": 1})
+
+
+class Elsewhere(LocalModel):
+    """A model that says of itself that another server runs it."""
+
+    @property
+    def card(self) -> ModelCard:
+        return dataclasses.replace(super().card, kind="upstream")
+
+
+def test_what_another_server_cannot_do_is_refused(llm: Llama) -> None:
+    pool = Pool({"far": Elsewhere("far", llm)})
+    begun: list[Any] = [*HELLO, {"role": "assistant", "content": "Hello"}]
+    with (
+        serving(Surroundings(pool=pool, local=True)) as running,
+        anthropic.Anthropic(base_url=running.url, api_key="none", max_retries=0) as client,
+    ):
+        assert client.messages.create(model="far", messages=HELLO, max_tokens=1).content
+        with pytest.raises(anthropic.BadRequestError, match="its tokens cannot be counted here"):
+            client.messages.count_tokens(model="far", messages=HELLO)
+        with pytest.raises(anthropic.BadRequestError, match="cannot begin its answer"):
+            client.messages.create(model="far", messages=begun, max_tokens=1)
 
 
 def ask(claude: anthropic.Anthropic, **headers: str) -> anthropic.types.Message:

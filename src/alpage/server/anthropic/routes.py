@@ -65,10 +65,7 @@ def anthropic_routes(pool: Pool) -> APIRouter:
         """Count the tokens of a conversation; nothing runs."""
         _, job = await _job(request, CountRequest)
         if job.model.card.kind == "upstream":
-            raise RequestError(
-                f"the model {job.model.card.name!r:.80} runs on another server: its tokens cannot "
-                "be counted here"
-            )
+            raise _elsewhere(job, "its tokens cannot be counted here")
         return {"input_tokens": job.prepared.prompt_tokens}
 
     return routes
@@ -79,7 +76,15 @@ async def _job(request: Request, model: type[P]) -> tuple[P, Job]:
     check_query(request)
     asked = await read(request, model)
     query = await asyncio.to_thread(asked.query)  # a long conversation takes a while
-    return asked, await call_of(request).ask(asked.model, query)
+    job = await call_of(request).ask(asked.model, query)
+    if query.begun and job.model.card.kind == "upstream":
+        raise _elsewhere(job, "the last message cannot begin its answer")
+    return asked, job
+
+
+def _elsewhere(job: Job, cannot: str) -> RequestError:
+    """For what is not to be had from a model that another server runs."""
+    return RequestError(f"the model {job.model.card.name!r:.80} runs on another server: {cannot}")
 
 
 def _failed(call: Call) -> Failed:
