@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect
 
 from alpage import __version__
 from alpage.core.errors import AlpageError
+from alpage.server.anthropic.routes import REQUESTS as ANTHROPIC_REQUESTS
+from alpage.server.anthropic.routes import anthropic_routes
 from alpage.server.calls import Calls, Door, OpenDoor
 from alpage.server.failures import on_alpage_error, on_bug, on_client_gone, on_http_error
 from alpage.server.guard import Access, Guard
@@ -66,6 +68,7 @@ def create_app(around: Surroundings) -> FastAPI:
     app.include_router(life_routes(pool, around.life))
     if around.metrics is not None:
         app.include_router(metrics_routes(around.metrics))
+    app.include_router(anthropic_routes(pool))  # before OpenAI's, which has the same paths
     app.include_router(openai_routes(pool))
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -94,7 +97,7 @@ def _describe_bodies(app: FastAPI) -> None:
     def described() -> dict[str, Any]:
         schema = plain()
         template = "#/components/schemas/{model}"
-        wanted = [(model, "validation") for model in REQUESTS]
+        wanted = [(model, "validation") for model in (*REQUESTS, *ANTHROPIC_REQUESTS)]
         _, found = models_json_schema(wanted, ref_template=template)  # type: ignore[arg-type]
         for path in schema["paths"].values():
             for operation in path.values():

@@ -109,7 +109,7 @@ class Guard:
                 return
             self._life.enter()
         except RequestError as error:
-            await error_response(error, scope["path"])(scope, receive, hardened)
+            await error_response(error, scope["path"], headers)(scope, receive, hardened)
             return
         body = Body(self._life)
         scope.setdefault("state", {})["body"] = body

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage import __version__
-from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob
+from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob, ToolName
 from alpage.server.backends.protocol import ModelCard, Pieces, Terms
 from alpage.server.errors import RequestError
 from alpage.server.queries import ChatQuery, EmbedQuery, Query, TextQuery
@@ -106,10 +106,18 @@ class LocalModel:
         return LocalAnswers(self.llm, self._activity, tuple(requests), query.choices)
 
     def _chat(self, query: ChatQuery) -> list[TextRequest]:
-        options, tools = self._options(query), query.tools
-        if query.tool_choice == "none":
-            tools = None
-        return [self.llm.chat_request(query.messages, tools=tools, stop=query.stop, **options)]
+        choice = query.tool_choice if query.tool is None else ToolName(query.tool)
+        return [
+            self.llm.chat_request(
+                query.messages,
+                tools=query.tools,
+                tool_choice=choice,
+                parallel_tool_calls=query.parallel_tool_calls,
+                stop=query.stop,
+                begun=query.begun,
+                **self._options(query),
+            )
+        ]
 
     def _texts(self, query: TextQuery) -> list[TextRequest]:
         options = self._options(query)
