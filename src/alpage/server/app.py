@@ -1,6 +1,7 @@
 """The HTTP application: routes, error answers, guards. It prints nothing and opens no socket."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,9 +15,17 @@ from alpage.server.calls import Calls, Door, OpenDoor
 from alpage.server.failures import on_alpage_error, on_bug, on_client_gone, on_http_error
 from alpage.server.guard import Guard
 from alpage.server.observe.observer import Observers
-from alpage.server.openai.routes import REQUESTS, openai_routes
+from alpage.server.ollama.routes import REQUESTS as OLLAMA_REQUESTS
+from alpage.server.ollama.routes import ollama_routes
+from alpage.server.openai.routes import REQUESTS as OPENAI_REQUESTS
+from alpage.server.openai.routes import openai_routes
 from alpage.server.pool import Pool
 from alpage.server.running import ClientGoneError
+from alpage.server.text.health import health_routes
+from alpage.server.text.routes import REQUESTS as TEXT_REQUESTS
+from alpage.server.text.routes import text_routes
+
+_REQUESTS = (*OPENAI_REQUESTS, *OLLAMA_REQUESTS, *TEXT_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +34,7 @@ class Surroundings:
 
     `local`: it listens on the loopback interface, so a Host header that names another machine is
     refused. `timeout`: seconds after which any answer ends. `log_prompts`: observers may see texts.
+    `home`: where clients pull models to; None for the settings' model cache.
     """
 
     pool: Pool
@@ -33,6 +43,7 @@ class Surroundings:
     observers: Observers = field(default_factory=Observers)
     timeout: float | None = None
     log_prompts: bool = False
+    home: Path | None = None
 
 
 def create_app(around: Surroundings) -> FastAPI:
@@ -48,13 +59,10 @@ def create_app(around: Surroundings) -> FastAPI:
     )
     pool = around.pool
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """That the server is up, and how much each model has to do."""
-        loads = [{"id": model.card.name, "active_requests": model.active} for model in pool]
-        return {"status": "ok", "version": __version__, "models": loads}
-
+    app.include_router(health_routes(pool))
     app.include_router(openai_routes(pool))
+    app.include_router(ollama_routes(pool, around.home))
+    app.include_router(text_routes())
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientGoneError, on_client_gone)
@@ -81,7 +89,7 @@ def _describe_bodies(app: FastAPI) -> None:
     def described() -> dict[str, Any]:
         schema = plain()
         template = "#/components/schemas/{model}"
-        wanted = [(model, "validation") for model in REQUESTS]
+        wanted = [(model, "validation") for model in _REQUESTS]
         _, found = models_json_schema(wanted, ref_template=template)  # type: ignore[arg-type]
         for path in schema["paths"].values():
             for operation in path.values():

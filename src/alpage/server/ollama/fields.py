@@ -32,7 +32,9 @@ def only(wanted: float) -> BeforeValidator:
     """A validator that takes the one value which changes no answer."""
 
     def check(value: Any) -> Any:
-        if value is None or (value == wanted and isinstance(value, bool) == (wanted is True)):
+        if value is None or (
+            value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+        ):
             return value
         shown = "true" if wanted is True else "false" if wanted is False else f"{wanted:g}"
         raise PydanticCustomError(
@@ -169,5 +171,3 @@ class Asking(Body):
     def chosen(self) -> OllamaOptions:
         """The options, those that are not given included."""
         return self.options or OllamaOptions()
-
-

@@ -10,8 +10,8 @@ from alpage.llama import AnswerOptions
 from alpage.server.backends.local import LocalModel
 from alpage.server.backends.protocol import ServedModel
 from alpage.server.errors import RequestError
-from alpage.server.ollama.fields import Asking, Empty, Fields, answer_options
-from alpage.server.openai.fields import MAX_LOGPROBS, Refused
+from alpage.server.ollama.fields import Asking, Empty, answer_options
+from alpage.server.openai.fields import MAX_LOGPROBS, Fields, Refused
 from alpage.server.queries import ChatQuery, TextQuery
 
 _MAX_TOOLS = 128

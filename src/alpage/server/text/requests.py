@@ -86,8 +86,8 @@ class Document(Fields):
 class RerankRequest(Body):
     """Documents, to be put in the order of what they have to do with a query.
 
-    `method`: "embedding" compares meanings as vectors, by their cosine; "logprob" asks how likely
-    the query is after the document: the mean log-probability of its tokens.
+    `method`: "logprob" asks how likely the query is after the document, by the mean
+    log-probability of its tokens; "embedding" compares vectors of both, by their cosine.
     """
 
     model: Model
@@ -97,7 +97,7 @@ class RerankRequest(Body):
     ]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
-    method: Literal["embedding", "logprob"] = "embedding"
+    method: Literal["embedding", "logprob"] = "logprob"
 
     @property
     def texts(self) -> list[str]:

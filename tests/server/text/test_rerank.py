@@ -1,0 +1,97 @@
+"""Documents in the order of what they have to do with a query, as this process computes it."""
+
+import math
+from typing import Any
+
+import httpx
+import pytest
+from tests.server.text.test_ids import asked, refused
+
+from alpage import Llama
+
+QUERY = "What is the capital of France?"
+DOCUMENTS: list[Any] = [
+    "Mix flour, water, yeast and salt, and bake the dough in a hot oven.",
+    {"text": "Paris is the capital and largest city of France, on the river Seine."},
+    "Molten rock flows out of a mountain as lava.",
+]
+TEXTS = [d if isinstance(d, str) else d["text"] for d in DOCUMENTS]
+
+
+def by_logprob(llm: Llama, document: str) -> float:
+    """Mean log-probability of the query's tokens after a document and the end of a line."""
+    query = llm.tokenizer.encode_inside(QUERY)
+    ids = [*llm.prompt_ids(document), *llm.tokenizer.encode_inside("\n"), *query]
+    request = llm.completion_request(ids, prompt_logprobs=True, answer=False, top_logprobs=0)
+    scored = llm.stream(request).result().prompt_logprobs
+    assert scored is not None
+    return math.fsum(token.logprob or 0 for token in scored[-len(query) :]) / len(query)
+
+
+def test_by_the_likelihood_of_the_query(url: str, llm: Llama) -> None:
+    told = asked(url, "rerank", query=QUERY, documents=DOCUMENTS)
+    wanted = [by_logprob(llm, text) for text in TEXTS]
+    scores = {result["index"]: result["relevance_score"] for result in told["results"]}
+    assert scores == dict(enumerate(wanted))
+    ranked = [result["index"] for result in told["results"]]
+    assert ranked == sorted(range(3), key=lambda index: -wanted[index])
+    assert ranked[0] == 1
+    used = sum(len(llm.prompt_ids(text)) for text in TEXTS)
+    used += 3 * (1 + len(llm.tokenizer.encode_inside(QUERY)))
+    assert told["usage"] == {"prompt_tokens": used, "total_tokens": used}
+    assert told == asked(url, "rerank", query=QUERY, documents=DOCUMENTS, method="logprob")
+
+
+def test_by_embedding(url: str, llm: Llama) -> None:
+    body = {"query": QUERY, "documents": DOCUMENTS, "method": "embedding"}
+    told = asked(url, "rerank", return_documents=True, **body)
+    query, *vectors = llm.embed([QUERY, *TEXTS]).astype("float64")
+    wanted = [float(vector @ query) for vector in vectors]
+    for result in told["results"]:
+        assert result["relevance_score"] == wanted[result["index"]]
+        assert result["document"] == {"text": TEXTS[result["index"]]}
+    scores = [result["relevance_score"] for result in told["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert told["usage"]["total_tokens"] == sum(map(len, map(llm.prompt_ids, [QUERY, *TEXTS])))
+    first = asked(url, "rerank", top_n=1, **body)["results"]
+    assert first == [{key: told["results"][0][key] for key in ("index", "relevance_score")}]
+
+
+@pytest.mark.parametrize("method", ["embedding", "logprob"])
+def test_equal_documents_keep_their_order(url: str, method: str) -> None:
+    documents = ["a b c", "x", "a b c", "a b c"]
+    told = asked(url, "rerank", query="What?", documents=documents, method=method, top_n=10)
+    order = [result["index"] for result in told["results"] if result["index"] != 1]
+    assert order == [0, 2, 3]
+    assert len(told["results"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"query": "", "documents": ["a"]}, "query is "),
+        ({"query": "a", "documents": []}, "documents is []: "),
+        ({"query": "a", "documents": ["b", ""]}, "documents[1] is "),
+        ({"query": "a", "documents": [{"txt": "b"}]}, "documents[0]."),
+        ({"query": "a", "documents": ["b"] * 1001}, "documents is "),
+        ({"query": "a", "documents": ["b"], "top_n": 0}, "top_n is 0"),
+        ({"query": "a", "documents": ["b"], "method": "magic"}, 'method is "magic": supported is'),
+        ({"query": "a", "documents": ["b", "word " * 600]}, "the prompt has 60"),
+        ({"query": "a", "documents": ["b" * 4000], "method": "embedding"}, "the prompt has "),
+    ],
+)
+def test_refusals(url: str, body: dict[str, Any], message: str) -> None:
+    assert refused(url, "rerank", **body)["message"].startswith(message)
+
+
+def test_the_schema_describes_the_routes(url: str) -> None:
+    schema = httpx.get(f"{url}/openapi.json").json()
+    for path, body in (
+        ("/v1/tokenize", "TokenizeRequest"),
+        ("/v1/rerank", "RerankRequest"),
+        ("/api/chat", "OllamaChat"),
+        ("/api/pull", "OllamaPull"),
+    ):
+        content = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        assert content["schema"] == {"$ref": f"#/components/schemas/{body}"}
+        assert body in schema["components"]["schemas"]
