@@ -20,6 +20,7 @@ VERBS = {
     "chat": "Talk to a model in the terminal.",
     "run": "Answer one prompt.",
     "serve": "Serve models over HTTP, with an OpenAI-compatible API.",
+    "top": "Watch a running server.",
     "pull": "Download a model of the catalogue.",
     "list": "List the models of the catalogue.",
     "show": "Show what is known about a model.",

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from alpage.core.errors import UsageError
@@ -22,6 +22,8 @@ class Settings:
     """Threads of the native core; the processors of this process by default."""
     debug: bool = False
     """Show Python tracebacks for expected errors too."""
+    key: str | None = field(default=None, repr=False)
+    """Key for a server, where a command asks one."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -44,6 +46,7 @@ class Settings:
             isa=isa or None,
             threads=_threads(given.get("ALPAGE_THREADS")),
             debug=given.get("ALPAGE_DEBUG", "0") not in ("", "0"),
+            key=given.get("ALPAGE_KEY") or None,
         )
 
 

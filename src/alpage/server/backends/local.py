@@ -215,6 +215,13 @@ class LocalAnswers:
             total += request.sampling.max_tokens
         return total
 
+    @property
+    def room(self) -> int | None:
+        """The most tokens that contexts leave to all answers."""
+        if any(request.sampling.context_policy == "shift" for request in self.requests):
+            return None
+        return sum(max(0, self.llm.context - len(r.prompt)) + 1 for r in self.requests)
+
     def bounded(self, tokens: int) -> "LocalAnswers":
         """The same with at most `tokens` in all answers together, a share for each."""
         share = max(1, tokens // len(self.requests))
