@@ -15,11 +15,13 @@ from alpage.engine.scheduler import Limits, Scheduler
 ROWS = 8
 
 
-def asked(tenant: str = "", priority: int = 0, prompt: int = 4, answer: int = 6) -> Request:
+def asked(
+    tenant: str = "", priority: int = 0, prompt: int = 4, answer: int = 6, weight: float = 1.0
+) -> Request:
     seed = sum(map(ord, tenant)) + 7 * priority + prompt
     tokens = [(seed + 3 * i) % 60 for i in range(prompt)]
     sampling = SamplingParams(max_tokens=answer, seed=seed)
-    return Request(tokens, sampling, tenant=tenant, priority=priority)
+    return Request(tokens, sampling, tenant=tenant, priority=priority, weight=weight)
 
 
 def scheduler_of(policy: Policy, *, pages: int = 400, running: int = 4) -> Scheduler:
@@ -114,6 +116,37 @@ def test_tenants_that_always_want_more_share_by_weight(weights: dict[str, float]
     # Theorem 4.4 of the paper bounds the distance; here by patience and what a step holds.
     widest = 32 + 2 * ROWS / min([1.0, *weights.values()])
     assert abs(shares["a"] - shares["b"]) <= widest
+
+
+@pytest.mark.parametrize("fixed", [{}, {"a": 1.0}])
+def test_a_request_brings_its_weight_unless_its_tenant_has_a_fixed_one(
+    fixed: dict[str, float],
+) -> None:
+    policy = Counting(fixed, patience=32)
+    scheduler = scheduler_of(policy, running=4)
+    for number in range(160):
+        tenant = "a" if number < 80 else "b"
+        weight = 4.0 if tenant == "a" else 0.5
+        scheduler.add(number, asked(tenant, prompt=4 + number % 40, answer=20, weight=weight))
+    for _ in range(200):
+        scheduler.step()
+    assert {s.tenant for s in scheduler._waiting} == {"a", "b"}
+    weights = {"a": 4.0, "b": 0.5} | fixed
+    shares = {tenant: policy.rows[tenant] / weights[tenant] for tenant in "ab"}
+    assert abs(shares["a"] - shares["b"]) <= 32 + 2 * ROWS / min(weights.values())
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_weight_that_is_none(weight: float) -> None:
+    with pytest.raises(UsageError, match="weight must be above 0 and finite, not"):
+        scheduler_of(FairShare()).add(0, asked(weight=weight))
+
+
+def test_within_a_tenant_priority_goes_first() -> None:
+    scheduler = scheduler_of(FairShare(), running=1)
+    for number, priority in enumerate([0, 1, 5, 5]):
+        scheduler.add(number, asked("a", priority=priority))
+    assert finish(scheduler) == [2, 3, 1, 0]
 
 
 def test_a_pause_saves_up_nothing() -> None:

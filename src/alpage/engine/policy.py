@@ -15,6 +15,7 @@ class Job(Protocol):
     arrival: int  # the scheduler's own count
     tenant: str
     priority: int
+    weight: float
 
 
 class Policy:
@@ -26,7 +27,7 @@ class Policy:
     yielding = False
     """Whether `yields` can ever be true."""
 
-    def rank(self, job: Job) -> tuple[float, int]:
+    def rank(self, job: Job) -> tuple[float, ...]:
         """The smaller goes first; who ranks last gives way first. Arrivals break ties."""
         return (0, job.arrival)
 
@@ -55,7 +56,7 @@ class ByPriority(Policy):
 
     yielding = True
 
-    def rank(self, job: Job) -> tuple[float, int]:
+    def rank(self, job: Job) -> tuple[float, ...]:
         """Priority, then arrival."""
         return (-job.priority, job.arrival)
 
@@ -65,7 +66,7 @@ class ByPriority(Policy):
 
 
 class FairShare(Policy):
-    """Tenants share the machine by weight; within a tenant, order of arrival.
+    """Tenants share the machine by weight; within one, the larger priority, then arrival.
 
     Virtual token counters (Sheng et al. 2024, "Fairness in Serving Large Language Models",
     arXiv:2401.00588): a tenant's counter is the rows that it was served, divided by its weight; the
@@ -75,7 +76,8 @@ class FairShare(Policy):
     waits, each other tenant is served at most `patience` times its weight, and one step, more
     than the request's own.
 
-    `weights` by tenant, 1 for those without; `patience` in rows at weight 1.
+    A request's own weight counts, unless its tenant is in `weights`. `patience` in rows at
+    weight 1.
     """
 
     yielding = True
@@ -91,9 +93,9 @@ class FairShare(Policy):
         self._counters: dict[str, float] = {}
         self._here: Counter[str] = Counter()
 
-    def rank(self, job: Job) -> tuple[float, int]:
-        """The tenant's counter, then arrival."""
-        return (self._counters[job.tenant], job.arrival)
+    def rank(self, job: Job) -> tuple[float, ...]:
+        """The tenant's counter, then priority, then arrival."""
+        return (self._counters[job.tenant], -job.priority, job.arrival)
 
     def yields(self, running: Job, waiting: Job) -> bool:
         """When its tenant is far ahead."""
@@ -118,7 +120,7 @@ class FairShare(Policy):
 
     def served(self, job: Job, rows: int) -> None:
         """Count them, by weight."""
-        self._counters[job.tenant] += rows / self._weights.get(job.tenant, 1.0)
+        self._counters[job.tenant] += rows / self._weights.get(job.tenant, job.weight)
 
 
 def make_policy(name: PolicyName, weights: Mapping[str, float] | None = None) -> Policy:

@@ -133,10 +133,11 @@ class Request:
 
     `prompt_logprobs` also scores every prompt token. `answer=False` ends the request once the
     prompt has run (finish reason "length"). Requests of one `tenant` share cached beginnings of
-    prompts, those of two never do. `tenant` and `priority` (larger first) count where the
-    scheduler's policy looks at them. After `timeout` seconds from its arrival, waiting included,
-    the request ends with the reason "deadline". `speculate` lets guesses at the answer run along
-    where that pays; it changes no token. `adapter` is the name of one that the engine has loaded.
+    prompts, those of two never do. `tenant`, `priority` (larger first) and `weight` (the tenant's
+    share beside others') count where the scheduler's policy looks at them. After `timeout` seconds
+    from its arrival, waiting included, the request ends with the reason "deadline". `speculate`
+    lets guesses at the answer run along where that pays; it changes no token. `adapter` is the name
+    of one that the engine has loaded.
     """
 
     prompt: Sequence[int]
@@ -152,6 +153,7 @@ class Request:
     adapter: str | None = None
     constraint: Constraint | None = None
     """What the answer has to follow: a fresh one for each request."""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ class EmbedRequest:
     priority: int = 0
     timeout: float | None = None
     adapter: str | None = None
+    weight: float = 1.0
 
 
 Top = Sequence[tuple[int, float]]

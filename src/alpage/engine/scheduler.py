@@ -164,6 +164,8 @@ class Scheduler:
             self._adapters.find(request.adapter)
         if request.timeout is not None and not request.timeout > 0:
             raise UsageError(f"timeout must be above 0 seconds, not {request.timeout}")
+        if not 0 < request.weight < math.inf:
+            raise UsageError(f"weight must be above 0 and finite, not {request.weight}")
         if isinstance(request, Request):
             for token in request.sampling.logit_bias:
                 if token >= vocabulary:

@@ -42,6 +42,7 @@ class Sequence(ABC):
         self.cached = 0
         self.table = table
         self.tenant = request.tenant
+        self.weight = request.weight
         self.priority = request.priority
         self.adapter: Loaded | None = None
         self.arrival = 0

@@ -274,12 +274,13 @@ class Llama:
         priority: int = 0,
         timeout: float | None = None,
         adapter: str | None = None,
+        weight: float = 1.0,
     ) -> Callable[[], None]:
         """Start to embed ids: the vector [dim] of length 1, or the error, goes to `on_end`, once.
 
         As with `start`, `on_end` runs in the engine's thread, and the way to cancel is given back.
         """
-        asked = EmbedRequest(prompt, tenant, priority, timeout, adapter)
+        asked = EmbedRequest(prompt, tenant, priority, timeout, adapter, weight)
         return self.engine.start(asked, EmbeddingHandler(on_end).on_event)
 
     def _submit(self, request: TextRequest, assembler: Assembler) -> Callable[[], None]:
@@ -289,7 +290,7 @@ class Llama:
         asked = Request(
             request.prompt, request.sampling, self._side.end_ids, request.prompt_logprobs,
             request.answer, request.speculate, request.tenant, request.priority, request.timeout,
-            request.adapter, constraint,
+            request.adapter, constraint, request.weight,
         )  # fmt: skip
         return self.engine.start(asked, assembler.on_event)
 

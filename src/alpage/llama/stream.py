@@ -55,6 +55,7 @@ class TextRequest:
     timeout: float | None = None
     adapter: str | None = None
     grammar: "Grammar | None" = None
+    weight: float = 1.0
 
 
 class Assembler:

@@ -1,39 +1,132 @@
 """Between the event loop and the engine: requests that run, pieces that arrive, a client that left.
 
 The engine calls from its own thread and never waits for the loop; the loop never waits for the
-engine. Whatever ends a `Run` early cancels its requests, which ends them within one step.
+engine. What has no room is refused before it runs, and an answer that nobody reads is ended, so
+that neither grows without end. Whatever ends a `Run` early cancels its requests, which ends them
+within one step.
 """
 
 import asyncio
 import contextlib
 import threading
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from alpage.core.errors import CapacityError
+from alpage.core.errors import CapacityError, UsageError
 from alpage.llama import Llama, Piece, TextRequest
+from alpage.server.errors import RequestError
 
 T = TypeVar("T")
 Item = Piece | BaseException
+
+_MOST_UNREAD = 4096
+_MOST_UNREAD_OF_EACH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The most that may wait for its first token at one model: requests, and their prompts' tokens.
+
+    A single request is never too large for an empty queue.
+    """
+
+    requests: int = 512
+    tokens: int = 2_000_000
+
+    def __post_init__(self) -> None:
+        if self.requests < 1 or self.tokens < 1:
+            raise UsageError(
+                "a queue holds at least one request and one token, not "
+                f"{self.requests} requests and {self.tokens} tokens"
+            )
 
 
 class Activity:
     """What a model is doing: only the event loop changes it.
 
     `count`: requests that the engine works on or has queued. `cancels`: how to end each call's.
+    `waiting` of them have had no token yet, and `waiting_tokens` in their prompts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, queue: Queue | None = None) -> None:
         self.count = 0
         self.cancels: set[Callable[[], None]] = set()
+        self.waiting = 0
+        self.waiting_tokens = 0
+        self._queue = queue or Queue()
+        self._begun: deque[float] = deque(maxlen=64)
+
+    def check(self, requests: int, tokens: int = 0) -> None:
+        """Refuse what would make the queue too long. Thread-safe: a look, nothing more."""
+        if not self.waiting:
+            return
+        most = self._queue
+        if self.waiting + requests <= most.requests and (
+            self.waiting_tokens + tokens <= most.tokens
+        ):
+            return
+        raise RequestError(
+            f"too many requests wait for this model: {self.waiting}, with {self.waiting_tokens} "
+            f"tokens in their prompts; {most.requests} and {most.tokens} may",
+            status=503,
+            code="queue_full",
+            retry_after=self.patience(),
+        )
+
+    def admit(self, prompts: Sequence[int]) -> "Waiting":
+        """Let requests with prompts of so many tokens wait, or refuse all of them."""
+        self.check(len(prompts), sum(prompts))
+        self.waiting += len(prompts)
+        self.waiting_tokens += sum(prompts)
+        return Waiting(self, dict(enumerate(prompts)))
+
+    def begun(self) -> None:
+        """A request has had its first token."""
+        self._begun.append(time.monotonic())
+
+    def patience(self) -> float:
+        """Seconds in which about half of those who wait will have begun, as the last ones did."""
+        if len(self._begun) < 2:
+            return 1.0
+        seconds = (time.monotonic() - self._begun[0]) / len(self._begun)
+        return min(60.0, max(1.0, seconds * self.waiting / 2))
 
     def end_all(self) -> None:
         """Cancel every request; whoever asked is told."""
         for cancel in list(self.cancels):
             cancel()
+
+
+class Waiting:
+    """Requests of one call that count as waiting, until each begins or all are over."""
+
+    def __init__(self, activity: Activity, prompts: dict[int, int]) -> None:
+        self._activity = activity
+        self._prompts = prompts
+
+    def begin(self, index: int) -> None:
+        """Request number `index` waits no more; nothing where that is known."""
+        if self._drop(index):
+            self._activity.begun()
+
+    def end(self) -> None:
+        """None of them waits any more."""
+        for index in list(self._prompts):
+            self._drop(index)
+
+    def _drop(self, index: int) -> bool:
+        tokens = self._prompts.pop(index, None)
+        if tokens is None:
+            return False
+        self._activity.waiting -= 1
+        self._activity.waiting_tokens -= tokens
+        return True
 
 
 class Run:
@@ -45,12 +138,15 @@ class Run:
         self._requests = requests
         self._arrived: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._activity.cancels.add(self.cancel)
+        self._most = max(_MOST_UNREAD, _MOST_UNREAD_OF_EACH * len(requests))
+        self._waiting: Waiting | None = None
         self._gate = threading.Lock()
         self._left = False
         self._cancels: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> AsyncIterator[tuple[int, Piece]]:
+        self._waiting = self._activity.admit([len(r.prompt) for r in self._requests])
+        self._activity.cancels.add(self.cancel)
         try:
             # In a thread: the engine looks at every id of every prompt first.
             await asyncio.to_thread(self._start)
@@ -75,7 +171,7 @@ class Run:
             if isinstance(item, BaseException):
                 raise item
             if item.finish_reason == "cancelled":
-                raise _ended()
+                raise ended()
             if item.finish_reason is not None:
                 open_requests -= 1
             yield index, item
@@ -84,7 +180,7 @@ class Run:
         for index, request in enumerate(self._requests):
             with self._gate:
                 if self._left:  # the client went while this thread was at work
-                    raise _ended()
+                    raise ended()
                 self._cancels.append(self._submit(index, request))
 
     def _submit(self, index: int, request: TextRequest) -> Callable[[], None]:
@@ -106,9 +202,18 @@ class Run:
     def _take(self, index: int, item: Item) -> None:
         if isinstance(item, BaseException) or item.finish_reason is not None:
             self._count(-1)
-        self._arrived.put_nowait((index, item))
+        if self._waiting is not None:
+            self._waiting.begin(index)
+        unread = self._arrived.qsize()
+        if unread < self._most:
+            self._arrived.put_nowait((index, item))
+        elif unread == self._most:
+            self._arrived.put_nowait((index, _unread(unread)))
+            self.cancel()
 
     def _leave(self) -> None:
+        if self._waiting is not None:
+            self._waiting.end()
         self._activity.cancels.discard(self.cancel)
         self.cancel()
 
@@ -120,7 +225,12 @@ class Run:
                 cancel()
 
 
-def _ended() -> CapacityError:
+def _unread(count: int) -> CapacityError:
+    return CapacityError(f"nobody has read the last {count} pieces of this answer: it has ended")
+
+
+def ended() -> CapacityError:
+    """What is told whose answer the server has ended."""
     return CapacityError("the server is shutting down and has ended this answer; ask again later")
 
 

@@ -35,12 +35,13 @@ class LocalModel:
         adapter: str | None = None,
         parent: str | None = None,
         activity: Activity | None = None,
+        created: int | None = None,
     ) -> None:
         self.name = name
         self.llm = llm
         self._adapter = adapter
         self._parent = parent
-        self._created = int(time.time())
+        self._created = int(time.time()) if created is None else created
         self._activity = activity or Activity()
         info = llm.model
         made_by = (__version__, info.engine, info.name, info.quantization, adapter)
@@ -60,6 +61,13 @@ class LocalModel:
             licence=info.licence,
             parent=self._parent,
         )
+
+    def adapted(self, adapter: str, created: int) -> "LocalModel":
+        """The same engine with an adapter that it has loaded, under the adapter's name."""
+        return LocalModel(
+            adapter, self.llm, adapter=adapter, parent=self.name, activity=self._activity,
+            created=created,
+        )  # fmt: skip
 
     @property
     def fingerprint(self) -> str:
@@ -110,6 +118,8 @@ class LocalModel:
 
     def prepare(self, query: ChatQuery | TextQuery) -> "LocalAnswers":
         """Render and encode the prompts."""
+        prompts = len(query.prompts) if isinstance(query, TextQuery) else 1
+        self._activity.check(prompts * query.choices)  # not encoded in vain
         first = self._chat(query) if isinstance(query, ChatQuery) else self._texts(query)
         self._check_lengths([request.prompt for request in first])
         requests = [
@@ -149,6 +159,7 @@ class LocalModel:
 
     def prepare_embedding(self, query: EmbedQuery) -> "LocalVectors":
         """Encode the texts."""
+        self._activity.check(len(query.inputs))
         prompts = [
             self.llm.prompt_ids(text) if isinstance(text, str) else list(text)
             for text in query.inputs
@@ -243,6 +254,7 @@ def _on(terms: Terms, request: TextRequest) -> TextRequest:
         request,
         tenant=terms.tenant,
         priority=terms.priority,
+        weight=terms.weight,
         timeout=min(limits, default=None),
     )
 
@@ -266,6 +278,7 @@ class LocalVectors:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[NDArray[np.float32]]] = []
         cancels: list[Callable[[], None]] = []
+        waiting = self.activity.admit([len(prompt) for prompt in self.prompts])
         try:
             for prompt in self.prompts:
                 future: asyncio.Future[NDArray[np.float32]] = loop.create_future()
@@ -273,6 +286,7 @@ class LocalVectors:
                 cancels.append(self._start(loop, prompt, terms, future))
             return np.stack(await asyncio.gather(*futures))
         finally:
+            waiting.end()
             for cancel in cancels:
                 cancel()
             for future in futures:
@@ -299,5 +313,5 @@ class LocalVectors:
 
         return self.llm.start_embedding(
             prompt, hand_over, tenant=terms.tenant, priority=terms.priority,
-            timeout=terms.timeout, adapter=self.adapter,
+            weight=terms.weight, timeout=terms.timeout, adapter=self.adapter,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,4 +142,17 @@ class ServedModel(Protocol):
 
     def end_running(self) -> None:
         """Cancel every answer under way; whoever asked is told."""
+        ...
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """What a model that other servers run can do besides."""
+
+    def report(self) -> list[dict[str, Any]]:
+        """How each of the servers is doing, for people who watch."""
+        ...
+
+    async def leave(self) -> None:
+        """Close the connections to them; the model cannot be asked afterwards."""
         ...
