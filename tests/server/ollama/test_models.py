@@ -37,7 +37,8 @@ def test_running(asking: ollama.Client, llm: Llama) -> None:
     (listed,) = asking.list().models
     (model,) = asking.ps().models
     assert (model.name, model.model, model.digest) == ("smollm2", "smollm2", listed.digest)
-    assert (model.size, model.size_vram) == (llm.model.weight_bytes, 0)
+    assert model.size is not None and model.size > llm.model.weight_bytes  # with its cache
+    assert model.size_vram == 0
     assert model.context_length == llm.context
     assert model.expires_at is not None
 

@@ -1,9 +1,12 @@
 """Whether the server is up, and whether it can answer."""
 
+from pathlib import Path
+
 import httpx
 from tests.server.serving import serving
 
-from alpage import __version__
+from alpage import Llama, __version__
+from alpage.core.settings import Settings
 from alpage.server.app import Surroundings
 from alpage.server.pool import Pool
 
@@ -23,3 +26,21 @@ def test_a_server_without_a_model_is_not() -> None:
         ready = httpx.get(f"{running.url}/ready")
         assert ready.status_code == 503
         assert ready.json() == {"status": "not ready", "missing": ["no model is offered"]}
+
+
+def test_a_model_that_has_died_is_told(llm: Llama, smollm2_path: Path) -> None:
+    other = Llama.load(smollm2_path, context=64, settings=Settings())
+    pool = Pool.of({"one": other, "two": llm})
+    with serving(Surroundings(pool=pool, local=True)) as running:
+        assert httpx.get(f"{running.url}/health").status_code == 200
+        other.engine.close()
+        health = httpx.get(f"{running.url}/health")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+        assert health.json()["dead"] == ["one"]
+        ready = httpx.get(f"{running.url}/ready")  # the other one answers
+        assert (ready.status_code, ready.json()["loaded"]) == (200, ["two"])
+    with serving(Surroundings(pool=Pool.of({"one": other}), local=True)) as running:
+        ready = httpx.get(f"{running.url}/ready")
+        assert ready.status_code == 503
+        assert ready.json()["missing"] == ["the engine of one has ended"]
+    other.close()

@@ -5,9 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.server.serving import serving
 from tests.server.text.test_ids import asked, refused
 
 from alpage import Llama
+from alpage.server.app import Surroundings
+from alpage.server.pool import Pool
 
 QUERY = "What is the capital of France?"
 DOCUMENTS: list[Any] = [
@@ -95,3 +98,13 @@ def test_the_schema_describes_the_routes(url: str) -> None:
         content = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         assert content["schema"] == {"$ref": f"#/components/schemas/{body}"}
         assert body in schema["components"]["schemas"]
+
+
+def test_a_time_that_is_over_is_told(llm: Llama) -> None:
+    """Some of the documents are read by then: an order of those would not be the right one."""
+    around = Surroundings(pool=Pool.of({"smollm2": llm}), local=True, timeout=0.05)
+    with serving(around) as running:
+        documents = [f"{number} " + "word " * 400 for number in range(20)]
+        error = refused(running.url, "rerank", 503, query=QUERY, documents=documents)
+        assert error["code"] == "timeout"
+        assert error["message"].startswith("the time for an answer was over when ")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from alpage.llama import ModelInfo
@@ -48,20 +48,25 @@ class OllamaShow(Naming):
 def tags(pool: Pool, caller: Caller) -> dict[str, Any]:
     """Every model that the caller may ask."""
     loaded = _loaded(pool)
-    return {"models": [_listed(card, loaded.get(card.name)) for card in pool.cards(caller)]}
+    return {"models": [_listed(card, _engine(card, loaded)) for card in pool.cards(caller)]}
 
 
 def running(pool: Pool, caller: Caller) -> dict[str, Any]:
     """Those that are in memory here."""
     loaded = _loaded(pool)
-    cards = [card for card in pool.cards(caller) if card.name in loaded]
-    return {"models": [_running(card, loaded[card.name]) for card in cards]}
+    found: list[dict[str, Any]] = []
+    for card in pool.cards(caller):
+        model = _engine(card, loaded)
+        if model is not None and card.loaded:
+            found.append(_running(card, model, pool))
+    return {"models": found}
 
 
 def show(asked: OllamaShow, pool: Pool, caller: Caller) -> dict[str, Any]:
     """All that is known of a model; of one that is not loaded only what its card says."""
     name = served_name(asked.named, pool, caller)
-    card, model = pool.card(name, caller), _loaded(pool).get(name)
+    card = pool.card(name, caller)
+    model = _engine(card, _loaded(pool))
     license_ = card.licence or ""
     template = model.llm.chat_template if model else ""
     return {
@@ -80,6 +85,11 @@ def _loaded(pool: Pool) -> dict[str, LocalModel]:
     return {model.card.name: model for model in pool if isinstance(model, LocalModel)}
 
 
+def _engine(card: ModelCard, loaded: Mapping[str, LocalModel]) -> LocalModel | None:
+    """What runs a model, where that is in memory: an adapter's is its parent's."""
+    return loaded.get(card.name if card.parent is None else card.parent)
+
+
 def _listed(card: ModelCard, model: LocalModel | None) -> dict[str, Any]:
     details = _details(card, model)
     size = model.llm.model.weight_bytes if model else 0
@@ -93,12 +103,14 @@ def _listed(card: ModelCard, model: LocalModel | None) -> dict[str, Any]:
     }
 
 
-def _running(card: ModelCard, model: LocalModel) -> dict[str, Any]:
+def _running(card: ModelCard, model: LocalModel, pool: Pool) -> dict[str, Any]:
     listed = _listed(card, model)
     del listed["modified_at"]
+    expires = pool.expires(card.name)
     return {
         **listed,
-        "expires_at": _FOR_EVER,
+        "size": pool.bytes_of(card.name),
+        "expires_at": _FOR_EVER if expires is None else timestamp(expires),
         "size_vram": 0,  # everything runs on the processor
         "context_length": card.context,
     }

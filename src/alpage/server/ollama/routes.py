@@ -1,6 +1,7 @@
 """The routes of Ollama's API."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,9 @@ async def _answer(
     kind: Literal["chat", "generate"],
 ) -> Response:
     call = call_of(request)
+    if asked.empty and asked.keep_seconds == 0:
+        await _unload(call, pool, asked.model)
+        return JSONResponse(Telling(call, asked.model, kind, 0.0).nothing("unload"))
     name, model, loaded = await _ready(call, pool, asked)
     telling = Telling(call, asked.model, kind, loaded)
     if asked.empty:
@@ -105,7 +109,23 @@ async def _ready(call: Call, pool: Pool, asked: Asking) -> tuple[str, ServedMode
             "tokens; ask for no more, or serve it with a larger one",
             param="options.num_ctx",
         )
-    return name, model, time.perf_counter() - began
+    loaded, seconds = time.perf_counter() - began, asked.keep_seconds
+    if seconds is not None:
+        await pool.keep(name, None if math.isinf(seconds) else seconds)
+    return name, model, loaded
+
+
+async def _unload(call: Call, pool: Pool, asked: str) -> None:
+    """Take a model out of memory, as soon as nobody uses it."""
+    call.model = name = served_name(asked, pool, call.caller)
+    if not pool.card(name, call.caller).loaded:
+        return
+    await pool.unload(name)
+    if pool.card(name, call.caller).loaded and pool.expires(name) is None:
+        raise RequestError(
+            f"keep_alive is 0, but the server keeps {name!r:.80} loaded as long as it runs",
+            param="keep_alive",
+        )
 
 
 def _fit(job: Job, context: int | None) -> None:

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse
 
 from alpage import __version__
 from alpage.server.accounts.caller import ANYONE
+from alpage.server.backends.local import LocalModel
 from alpage.server.pool import Pool
 
 _UNAVAILABLE = 503
@@ -17,19 +18,30 @@ def health_routes(pool: Pool) -> APIRouter:
     routes = APIRouter(tags=["alpage"])
 
     @routes.get("/health")
-    async def health() -> dict[str, Any]:
-        """That the server is up, and how much each model has to do."""
+    async def health() -> JSONResponse:
+        """That the server is up, and how much each model has to do; 503 where one has died."""
         loads = [{"id": model.card.name, "active_requests": model.active} for model in pool]
-        return {"status": "ok", "version": __version__, "models": loads}
+        answer: dict[str, Any] = {"status": "ok", "version": __version__, "models": loads}
+        if dead := dead_models(pool):
+            return JSONResponse(answer | {"status": "failed", "dead": dead}, _UNAVAILABLE)
+        return JSONResponse(answer)
 
     @routes.get("/ready")
     async def ready() -> JSONResponse:
         """Whether a model can answer, or be loaded to answer; 503 with what is missing."""
-        offered = pool.cards(ANYONE)
-        if not offered:
-            missing = ["no model is offered"]
+        offered, dead = pool.cards(ANYONE), dead_models(pool)
+        able = [card for card in offered if not {card.name, card.parent} & set(dead)]
+        if not able:
+            missing = [f"the engine of {name} has ended" for name in dead]
+            missing = missing or ["no model is offered"]
             return JSONResponse({"status": "not ready", "missing": missing}, _UNAVAILABLE)
-        loaded = [card.name for card in offered if card.loaded]
+        loaded = [card.name for card in able if card.loaded]
         return JSONResponse({"status": "ready", "loaded": loaded, "offered": len(offered)})
 
     return routes
+
+
+def dead_models(pool: Pool) -> list[str]:
+    """Names of the loaded models whose engine's thread has ended: they answer nothing any more."""
+    local = [model for model in pool if isinstance(model, LocalModel)]
+    return [model.card.name for model in local if not model.llm.engine.alive]

@@ -8,6 +8,8 @@ from typing import Any
 from alpage.llama import TokenLogprob
 from alpage.server.backends.local import LocalModel, require_local
 from alpage.server.call import Call
+from alpage.server.errors import RequestError
+from alpage.server.openai.answers import finite
 from alpage.server.queries import EmbedQuery, TextQuery
 from alpage.server.text.requests import RerankRequest
 
@@ -46,13 +48,20 @@ async def by_logprob(asked: RerankRequest, call: Call) -> list[float]:
         prompts=prompts, score_prompts=True, answer=False, options={"top_logprobs": 0}
     )
     job = await call.ask(asked.model, query)
-    scores = [-math.inf] * len(prompts)
+    scores: dict[int, float] = {}
     async with job.run() as pieces:
         # Each is reduced as it comes: the tokens of all documents would take much memory.
         async for index, piece in pieces:
             if piece.prompt_logprobs is not None:
                 scores[index] = _mean(piece.prompt_logprobs[-count:])
-    return scores
+    if len(scores) < len(prompts):
+        raise RequestError(
+            f"the time for an answer was over when {len(scores)} of {len(prompts)} documents had "
+            "been read; ask about fewer",
+            status=503,
+            code="timeout",
+        )
+    return [scores[index] for index in range(len(prompts))]
 
 
 def _prompts(asked: RerankRequest, model: LocalModel) -> tuple[list[list[int]], int]:
@@ -63,5 +72,5 @@ def _prompts(asked: RerankRequest, model: LocalModel) -> tuple[list[list[int]], 
 
 
 def _mean(tokens: Sequence[TokenLogprob]) -> float:
-    logprobs = [token.logprob for token in tokens if token.logprob is not None]
+    logprobs = [finite(token.logprob) for token in tokens if token.logprob is not None]
     return math.fsum(logprobs) / len(logprobs)
