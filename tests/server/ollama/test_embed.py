@@ -27,17 +27,17 @@ def test_vectors_are_the_facades(asking: ollama.Client, llm: Llama) -> None:
 
 @pytest.mark.client("ollama", "embed: truncate")
 def test_long_texts_are_cut_unless_that_is_refused(asking: ollama.Client, llm: Llama) -> None:
-    long = "word " * 600
-    cut = llm.detokenize(llm.prompt_ids(long)[: llm.context])
-    wanted = llm.embed([cut])
+    long, room = "A sentence of several words. " * 100, {"num_ctx": 20}
+    wanted = llm.embed([llm.detokenize(llm.prompt_ids(long)[:20])])
     for truncate in (None, True):
-        answer = asking.embed("smollm2", [long], truncate=truncate)
+        answer = asking.embed("smollm2", [long], truncate=truncate, options=room)
         np.testing.assert_array_equal(np.array(answer.embeddings, np.float32), wanted)
-        assert answer.prompt_eval_count == llm.context
-    with pytest.raises(ollama.ResponseError, match=r"a text has 60. tokens, but the context holds"):
+        assert answer.prompt_eval_count == 20
+    with pytest.raises(
+        ollama.ResponseError, match=r"a text has 6\d\d tokens, but the context hold"
+    ):
         asking.embed("smollm2", [long], truncate=False)
-    short = asking.embed("smollm2", TEXTS[0], options={"num_ctx": 2})
-    assert short.prompt_eval_count == 2
+    assert asking.embed("smollm2", [long]).prompt_eval_count == llm.context
 
 
 @pytest.mark.client("ollama", "embed: the asynchronous client, and no text at all")

@@ -1,5 +1,6 @@
 """Pulling through the ollama client: the real pip, from a local wheel."""
 
+import asyncio
 import dataclasses
 import threading
 import time
@@ -11,11 +12,13 @@ import httpx
 import ollama
 import pytest
 from starlette.datastructures import Headers
+from tests.catalogue import hub_models
+from tests.catalogue.hub_models import hub_for_this_process
 from tests.catalogue.wheels import entry_for, fake_pip, make_wheel, offline_pip
 from tests.server.serving import serving
 
 from alpage.catalogue.entries import CATALOGUE, Entry
-from alpage.catalogue.resolve import installed
+from alpage.catalogue.resolve import installed, resolve
 from alpage.server.accounts.caller import ANYONE
 from alpage.server.app import Surroundings
 from alpage.server.call import Call
@@ -91,6 +94,28 @@ def test_a_model_is_pulled(home: Path, entry: Entry) -> None:
         again = [part.status for part in client.pull("tiny", stream=True)]
         assert (again[0], again[-1]) == ("pulling manifest", "success")
         assert client.pull("tiny").status == "success"
+
+
+@pytest.mark.client("ollama", "pull: the asynchronous client, a model of a hub")
+def test_a_hubs_model_is_pulled(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pulled(url: str, name: str) -> list[ollama.ProgressResponse]:
+        async with ollama.AsyncClient(url) as client:
+            return [part async for part in await client.pull(name, stream=True)]
+
+    with hub_for_this_process(tmp_path, monkeypatch) as hub, puller(home) as url:
+        commit = hub.repo("org/tiny", hub_models.folder()).refs["main"]
+        parts = asyncio.run(pulled(url, "hf.co/org/tiny"))
+        assert resolve("org/tiny", home).is_dir()
+        told = [part for part in parts if part.total is not None]
+        assert {part.digest for part in told} == {f"sha1:{commit}"}
+        assert (told[-1].completed, parts[-1].status) == (told[-1].total, "success")
+        hub.asked.clear()
+        again = asyncio.run(pulled(url, "org/tiny:latest"))
+        assert (again[-1].status, hub.asked) == ("success", [])
+        with pytest.raises(ollama.ResponseError, match="org/other"):
+            asyncio.run(pulled(url, "org/other"))
 
 
 @pytest.mark.client("ollama", "pull: a model that nobody has", refused=True)

@@ -20,6 +20,19 @@ DOCUMENTS: list[Any] = [
 ]
 TEXTS = [d if isinstance(d, str) else d["text"] for d in DOCUMENTS]
 
+ANSWERED = {
+    "What is the capital of France?":
+        "Paris is the capital and largest city of France, on the river Seine.",
+    "How do I bake bread?":
+        "Mix flour, water, yeast and salt, knead the dough, let it rise and bake it in a hot oven.",
+    "When did the second world war end?":
+        "The fighting in Europe stopped in May 1945, and Japan surrendered in September.",
+    "What do bees make?": "Honey is produced by insects that collect nectar from flowers.",
+    "How fast is light?": "In vacuum it travels at about 300,000 kilometres a second.",
+    "Who wrote Hamlet?":
+        "William Shakespeare's plays include tragedies such as Macbeth.",
+}  # fmt: skip
+
 
 def by_logprob(llm: Llama, document: str) -> float:
     """Mean log-probability of the query's tokens after a document and the end of a line."""
@@ -58,6 +71,17 @@ def test_by_embedding(url: str, llm: Llama) -> None:
     assert told["usage"]["total_tokens"] == sum(map(len, map(llm.prompt_ids, [QUERY, *TEXTS])))
     first = asked(url, "rerank", top_n=1, **body)["results"]
     assert first == [{key: told["results"][0][key] for key in ("index", "relevance_score")}]
+
+
+def test_which_method_finds_answers(url: str) -> None:
+    """What docs/text-routes.md says of both: a model that was not trained to embed."""
+    found = dict.fromkeys(("logprob", "embedding"), 0)
+    for method in found:
+        for number, query in enumerate(ANSWERED):
+            body = {"query": query, "documents": [*ANSWERED.values()], "method": method}
+            (best,) = asked(url, "rerank", top_n=1, **body)["results"]
+            found[method] += best["index"] == number
+    assert found["embedding"] < found["logprob"] == len(ANSWERED)
 
 
 @pytest.mark.parametrize("method", ["embedding", "logprob"])

@@ -153,7 +153,7 @@ def _add_embeddings(routes: APIRouter, pool: Pool) -> None:
         if texts:
             query = await asyncio.to_thread(asked.query_of, texts, model, cut=cut)
             found = await while_connected(request.receive, call.embed(name, query))
-            vectors = found.tolist()
+            vectors = await asyncio.to_thread(found.tolist)
         return vectors, {
             "total_duration": nanoseconds(time.perf_counter() - call.began),
             "load_duration": nanoseconds(loaded),
@@ -165,7 +165,9 @@ def _add_embeddings(routes: APIRouter, pool: Pool) -> None:
         """Vectors of texts."""
         asked = await read(request, OllamaEmbed)
         vectors, facts = await embedded(request, asked, asked.texts, cut=asked.truncate)
-        return JSONResponse({"model": asked.model, "embeddings": vectors, **facts})
+        answer = {"model": asked.model, "embeddings": vectors, **facts}
+        # A million numbers take a while to be written: not in the event loop.
+        return await asyncio.to_thread(JSONResponse, answer)
 
     @routes.post("/embeddings", openapi_extra=described(OllamaEmbeddings))
     async def embed_one(request: Request) -> Response:
