@@ -188,8 +188,8 @@ def require_local(model: ServedModel, what: str) -> LocalModel:
     if isinstance(model, LocalModel):
         return model
     raise RequestError(
-        f"the model {model.card.name!r:.80} runs on another server, which keeps its tokenizer to "
-        f"itself: {what} works with models that this server runs",
+        f"the model {model.card.name!r:.80} runs elsewhere, where its tokens are known: {what} "
+        "works with models that this server runs",
         param="model",
         code="unsupported_model",
     )

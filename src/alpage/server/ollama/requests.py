@@ -1,6 +1,7 @@
 """The bodies of POST /api/chat and /api/generate, and what they ask of a model."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -45,22 +46,48 @@ class OllamaMessage(Fields):
     images: Empty = None
     thinking: Empty = None
 
-    def for_template(self) -> Message:
-        """The message in OpenAI's form, as templates read it."""
-        shown: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.tool_calls:
-            shown["tool_calls"] = [
-                {
-                    "type": "function",
-                    "function": {"name": c.function.name, "arguments": c.function.arguments},
-                }
-                for c in self.tool_calls
-            ]
-        if self.tool_name:
-            shown["name"] = self.tool_name
-        if self.tool_call_id:
-            shown["tool_call_id"] = self.tool_call_id
-        return shown
+
+def openai_form(messages: Sequence[OllamaMessage]) -> list[Message]:
+    """Messages as templates and other servers read them.
+
+    Ollama's calls need no ids, OpenAI's do: those without one are numbered, and what a tool said
+    belongs to the first call, of its name if it has one, that is not answered yet. Ids have nine
+    letters and digits, which is what the templates that look at them want.
+    """
+    shown: list[Message] = []
+    waiting: list[tuple[str, str]] = []  # ids and names of calls without an answer
+    number = 0
+    for message in messages:
+        told: dict[str, Any] = {"role": message.role, "content": message.content}
+        calls: list[dict[str, Any]] = []
+        for call in message.tool_calls or ():
+            known = call.id or f"call{number:05}"
+            number += 1
+            waiting.append((known, call.function.name))
+            arguments = json.dumps(call.function.arguments, ensure_ascii=False)
+            function = {"name": call.function.name, "arguments": arguments}
+            calls.append({"id": known, "type": "function", "function": function})
+        if calls:
+            told["tool_calls"] = calls
+        if message.tool_name:
+            told["name"] = message.tool_name
+        if message.role == "tool" and (answered := _answered(message, waiting)):
+            told["tool_call_id"] = answered
+        shown.append(told)
+    return shown
+
+
+def _answered(message: OllamaMessage, waiting: list[tuple[str, str]]) -> str | None:
+    """The id of the call that a tool's message answers; it waits no longer."""
+    for place, (known, name) in enumerate(waiting):
+        if message.tool_call_id is not None:
+            fits = known == message.tool_call_id
+        else:
+            fits = message.tool_name in (None, "", name)
+        if fits:
+            del waiting[place]
+            return known
+    return message.tool_call_id
 
 
 class OllamaFunction(Fields):
@@ -116,9 +143,11 @@ class Answering(Asking):
                 param="options.num_keep",
             )
 
-    def answer_options(self) -> AnswerOptions:
+    def answer_options(self, model: ServedModel) -> AnswerOptions:
         """How tokens are chosen, and the grammar of the answer."""
         options = answer_options(self.chosen, "shift" if self.shift else "stop")
+        if not isinstance(model, LocalModel) and self.chosen.top_k is None:
+            options.pop("top_k", None)  # few of the servers that run it know that field
         if self.logprobs:
             options["top_logprobs"] = self.top_logprobs or 0
         if self.format:
@@ -141,9 +170,9 @@ class OllamaChat(Answering):
     def query(self, model: ServedModel) -> ChatQuery:
         """What is asked of the model."""
         return ChatQuery(
-            messages=[message.for_template() for message in self.messages or ()],
+            messages=openai_form(self.messages or ()),
             tools=[tool.for_template() for tool in self.tools or ()] or None,
-            options=self.answer_options(),
+            options=self.answer_options(model),
             stop=self.chosen.stops,
         )
 
@@ -180,7 +209,7 @@ class OllamaGenerate(Answering):
 
     def query(self, model: ServedModel) -> ChatQuery | TextQuery:
         """What is asked of the model. A raw prompt is encoded: call it in a thread."""
-        options, stop, prompt = self.answer_options(), self.chosen.stops, self.prompt or ""
+        options, stop, prompt = self.answer_options(model), self.chosen.stops, self.prompt or ""
         if self.raw:
             raw: str | list[int] = prompt
             if isinstance(model, LocalModel):

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from alpage import __version__
 from alpage.core.errors import AlpageError
+from alpage.server.backends.local import require_local
 from alpage.server.backends.protocol import ServedModel
 from alpage.server.bodies import described
 from alpage.server.call import Call, Job, call_of
@@ -102,13 +103,15 @@ async def _ready(call: Call, pool: Pool, asked: Asking) -> tuple[str, ServedMode
     began = time.perf_counter()
     name = served_name(asked.model, pool, call.caller)
     model = await call.lease(name)
-    wanted, context = asked.chosen.num_ctx, model.card.context
-    if wanted is not None and context is not None and wanted > context:
-        raise RequestError(
-            f"options.num_ctx is {wanted}, but {name!r:.80} is loaded with a context of {context} "
-            "tokens; ask for no more, or serve it with a larger one",
-            param="options.num_ctx",
-        )
+    wanted = asked.chosen.num_ctx
+    if wanted is not None:
+        context = require_local(model, "options.num_ctx").llm.context
+        if wanted > context:
+            raise RequestError(
+                f"options.num_ctx is {wanted}, but {name!r:.80} is loaded with a context of "
+                f"{context} tokens; ask for no more, or serve it with a larger one",
+                param="options.num_ctx",
+            )
     loaded, seconds = time.perf_counter() - began, asked.keep_seconds
     if seconds is not None:
         await pool.keep(name, None if math.isinf(seconds) else seconds)
