@@ -5,17 +5,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+from tests.server.serving import serving
 
 from alpage import Llama
 from alpage.core.settings import Settings
 from alpage.server.app import Surroundings
 from alpage.server.pool import Pool
-from tests.server.serving import serving
 
 EXAMPLES = 30
 """Of each route."""
@@ -33,13 +34,14 @@ def url(smollm2_path: Path, alpage_home: Path) -> Iterator[str]:
 
 def test_no_request_meets_a_bug(url: str) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json", timeout=30)
-    operations = [found.ok() for found in schema.get_all_operations()]
+    found: list[Any] = list(schema.get_all_operations())
+    operations = [result.ok() for result in found]
     assert {"/v1/chat/completions", "/v1/models", "/health"} <= {o.path for o in operations}
     for operation in operations:
         _throw_at(operation)
 
 
-def _throw_at(operation: schemathesis.APIOperation) -> None:
+def _throw_at(operation: Any) -> None:
     valid, invalid = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
 
     @given(valid | invalid)
@@ -50,7 +52,7 @@ def _throw_at(operation: schemathesis.APIOperation) -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    def one_request(case: schemathesis.Case) -> None:
+    def one_request(case: Any) -> None:
         if isinstance(case.body, dict) and "model" in case.body:
             case.body["model"] = "smollm2"  # a random name would be told 404 and nothing else
         response = case.call(timeout=60)

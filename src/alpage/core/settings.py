@@ -20,6 +20,8 @@ class Settings:
     """Force the native core's instruction set, one of `ISAS`."""
     threads: int | None = None
     """Threads of the native core; the processors of this process by default."""
+    database: str | None = None
+    """Address of the database of keys and usage; a file in the data folder by default."""
     debug: bool = False
     """Show Python tracebacks for expected errors too."""
     key: str | None = field(default=None, repr=False)
@@ -45,6 +47,7 @@ class Settings:
             home=Path(home).expanduser() if home else None,
             isa=isa or None,
             threads=_threads(given.get("ALPAGE_THREADS")),
+            database=given.get("ALPAGE_DATABASE") or None,
             debug=given.get("ALPAGE_DEBUG", "0") not in ("", "0"),
             key=given.get("ALPAGE_KEY") or None,
         )

@@ -187,11 +187,13 @@ class Job:
         )
         if granted is not None and prepared.answer_tokens is None:
             prepared = prepared.bounded(granted)
+        started = False
         try:
             async with prepared.run(call.terms) as pieces:
+                started = True
                 yield self._counted(pieces)
         finally:
-            if not self.usage.complete:  # cut off: what ran is paid for
+            if started and not self.usage.complete:  # cut off: what may have run is paid for
                 self.usage.prompt_tokens = max(self.usage.prompt_tokens, prepared.prompt_tokens)
             call.prompt_tokens += self.usage.prompt_tokens
             call.cached_tokens += self.usage.cached_tokens
