@@ -28,14 +28,16 @@ def health_routes(pool: Pool) -> APIRouter:
 
     @routes.get("/ready")
     async def ready() -> JSONResponse:
-        """Whether a model can answer, or be loaded to answer; 503 with what is missing."""
-        offered, dead = pool.cards(ANYONE), dead_models(pool)
-        able = [card for card in offered if not {card.name, card.parent} & set(dead)]
+        """Whether a model can answer, or be loaded to answer; 503 with what is missing.
+
+        It needs no key, so it tells how many models there are and not which.
+        """
+        offered, dead = pool.cards(ANYONE), set(dead_models(pool))
+        able = [card for card in offered if not {card.name, card.parent} & dead]
         if not able:
-            missing = [f"the engine of {name} has ended" for name in dead]
-            missing = missing or ["no model is offered"]
+            missing = f"the engines of {len(dead)} models" if dead else "a model to offer"
             return JSONResponse({"status": "not ready", "missing": missing}, _UNAVAILABLE)
-        loaded = [card.name for card in able if card.loaded]
+        loaded = sum(card.loaded for card in able)
         return JSONResponse({"status": "ready", "loaded": loaded, "offered": len(offered)})
 
     return routes
