@@ -1,23 +1,28 @@
 """`alpage serve` as a program."""
 
+import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from alpage.cli.serve import names_of
-from alpage.core.errors import UsageError
-from alpage.server.process import warning
+from alpage.cli.serve import command, names_of
+from alpage.core.errors import CapacityError, UsageError
+from alpage.server.process import check_exposed, warning
 
 SECONDS = 120
 ALPAGE = Path(sys.executable).with_name("alpage")
@@ -67,22 +72,71 @@ def test_it_serves_the_default_model_until_a_signal(
         assert (process.returncode, output, errors) == (0, "", "")
 
 
-def test_a_file_has_its_own_name_and_others_are_warned(
-    alpage_home: Path, smollm2_path: Path
+def test_a_file_has_its_own_name_and_options_win_over_a_configuration(
+    alpage_home: Path, smollm2_path: Path, tmp_path: Path
 ) -> None:
-    arguments = (str(smollm2_path), "--host", "0.0.0.0", "--port", "0", "--context", "256")
-    with serving(alpage_home, *arguments) as process:
+    config = tmp_path / "serve.toml"
+    config.write_text(
+        '[server]\nport = 1\nallowed_hosts = ["models.example"]\n'
+        '[[model]]\nname = "other"\nmodel = "smollm2"\n'
+    )
+    options = ("--config", str(config), "--port", "0", "--context", "256", "--any")
+    with serving(alpage_home, str(smollm2_path), *options) as process:
         line = first_line(process)
-        assert line.startswith("Serving SmolLM2-135M-Instruct.Q4_1 at http://0.0.0.0:")
+        assert line.startswith("Serving SmolLM2-135M-Instruct.Q4_1 at http://127.0.0.1:")
         assert "/v1 (OpenAI's API). Ctrl-C ends it." in line
-        port = line.partition("0.0.0.0:")[2].partition("/")[0]
-        # Another name for this machine works here: the server is meant for others.
-        answer = httpx.get(f"http://127.0.0.1:{port}/v1/models", headers={"host": "models.example"})
-        assert answer.json()["data"][0]["id"] == "SmolLM2-135M-Instruct.Q4_1"
+        url = line.partition(" at ")[2].partition("/v1")[0]
+        answer = httpx.get(f"{url}/v1/models", headers={"host": "models.example"})
+        models = {model["id"]: model["context_length"] for model in answer.json()["data"]}
+        assert models["SmolLM2-135M-Instruct.Q4_1"] == 256
+        assert models["smollm2"] == 8192  # on this machine, and not loaded yet
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+            texts = {
+                client.completions.create(
+                    model=name, prompt="One, two,", max_tokens=4, temperature=0
+                )
+                .choices[0]
+                .text
+                for name in ("smollm2", "SmolLM2-135M-Instruct.Q4_1")
+            }
+        assert len(texts) == 1
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=SECONDS)
+        assert (process.returncode, errors) == (0, "")
+
+
+def test_a_second_signal_ends_at_once(alpage_home: Path, smollm2_path: Path) -> None:
+    with serving(alpage_home, "--port", "0", "--json", "--grace", "1h") as process:
+        url = json.loads(first_line(process))["url"]
+        endless = {"model": "smollm2", "prompt": "On", "max_tokens": 10**6, "stream": True,
+                   "context_policy": "shift",
+                   "logit_bias": {"0": -100, "1": -100, "2": -100}}  # fmt: skip
+        begun = threading.Event()
+
+        def read() -> None:
+            with (
+                contextlib.suppress(httpx.HTTPError),  # cut off in the end
+                httpx.stream("POST", f"{url}/v1/completions", json=endless, timeout=60) as answer,
+            ):
+                for _ in answer.iter_lines():
+                    begun.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert begun.wait(SECONDS)
+        process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + SECONDS
+        while httpx.get(f"{url}/ready").status_code == 200 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert httpx.get(f"{url}/ready").json() == {"status": "draining"}
+        refused = httpx.post(f"{url}/v1/completions", json=endless)
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        assert process.poll() is None  # it would give the answer an hour
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+        reader.join(SECONDS)
         assert process.returncode == 0
-    assert "Everyone who can reach 0.0.0.0 can use this server: it asks for no key" in errors
 
 
 def fails(home: Path, *arguments: str) -> tuple[int, str]:
@@ -111,6 +165,7 @@ def test_a_taken_port_is_told_before_a_model_loads(alpage_home: Path) -> None:
         (["--host", ""], 2, "'' is no address of this machine"),
         (["smollm2", "smollm2"], 2, "would both be called 'smollm2'"),
         (["--engine", "magic"], 2, "magic"),
+        (["--host", "0.0.0.0"], 2, "make one with alpage keys create NAME"),
     ],
 )
 def test_what_cannot_be_served(
@@ -119,6 +174,33 @@ def test_what_cannot_be_served(
     found, errors = fails(alpage_home, "--port", "0", *arguments)
     assert found == code
     assert message in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"memory": "8 sheep"}, "a size is written as 8GB, 512MiB or in bytes"),
+        ({"keep_alive": "soon"}, "a time is written as 30s, 10m, 1.5h"),
+        ({"adapter": ["legal"]}, "--adapter is NAME=FOLDER or NAME=FOLDER@BASE"),
+        ({"adapter": ["legal=/no/such/folder"]}, "the adapter legal is no folder"),
+        ({"origin": ["*"]}, "an origin is written as https://app.example"),
+        ({"allowed_host": ["a:1"]}, "an allowed host is a name or address without a port"),
+        ({"tls_key": Path("x")}, "TLS needs both, a certificate and its key"),
+        ({"queue": 0}, "a queue holds at least one request"),
+        ({"stall": "0"}, "stall must be above 0 seconds"),
+        ({"config": Path("/no/such.toml")}, "cannot read the configuration /no/such.toml"),
+    ],
+)
+def test_options_that_are_wrong(
+    smollm2_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        command([str(smollm2_path)], port=0, **arguments)
+
+
+def test_a_model_too_large_for_its_memory(smollm2_path: Path) -> None:
+    with pytest.raises(CapacityError, match=r"the model needs 96\.6 MB for its weights"):
+        command([str(smollm2_path)], port=0, memory="1MB")
 
 
 def test_names(tmp_path: Path) -> None:
@@ -133,5 +215,12 @@ def test_names(tmp_path: Path) -> None:
 
 
 def test_only_addresses_of_this_machine_are_safe() -> None:
-    assert all(warning(host) is None for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"))
-    assert all(warning(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"))
+    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        check_exposed(host, has_keys=False)
+        assert warning(host, encrypted=False) is None
+    for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
+        check_exposed(host, has_keys=True)
+        with pytest.raises(UsageError, match=f"others can reach {host}, and this server has no"):
+            check_exposed(host, has_keys=False)
+        assert warning(host, encrypted=True) is None
+        assert f"from {host} unencrypted, keys too" in str(warning(host, encrypted=False))

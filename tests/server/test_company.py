@@ -15,7 +15,6 @@ from tests.server.serving import Serving, serving
 
 from alpage import Llama
 from alpage.core.settings import Settings
-from alpage.server import process
 from alpage.server.app import Surroundings
 from alpage.server.pool import Pool
 
@@ -102,11 +101,10 @@ def test_others_are_served_while_a_long_prompt_is_prepared(
 
 
 @pytest.fixture
-def ending(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pool, Serving]]:
+def ending(llm: Llama) -> Iterator[tuple[Pool, Serving]]:
     """A server of its own that gives answers under way a moment only."""
-    monkeypatch.setattr(process, "GRACE_SECONDS", 0.2)
     pool = Pool.of({"smollm2": llm})
-    with serving(Surroundings(pool=pool, local=True)) as running:
+    with serving(Surroundings(pool=pool, local=True, grace=0.2)) as running:
         yield pool, running
 
 

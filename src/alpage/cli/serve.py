@@ -2,125 +2,191 @@
 
 import contextlib
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Any
 
 from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.catalogue.resolve import is_name
-from alpage.cli.loading import load
-from alpage.cli.options import Context, Draft, Engine, KvType, Threads
+from alpage.cli.loading import ready
 from alpage.cli.output import note, say
+from alpage.cli.serve_options import (
+    Adapters,
+    AllowedHosts,
+    AnyModel,
+    CacheFolder,
+    CacheMegabytes,
+    Certificate,
+    ConfigFile,
+    Context,
+    Draft,
+    Engine,
+    Grace,
+    Host,
+    InterToken,
+    Json,
+    KeepAlive,
+    KvType,
+    Memory,
+    Models,
+    Origins,
+    PolicyOption,
+    Port,
+    Preload,
+    QueueRequests,
+    QueueTokens,
+    Stall,
+    Threads,
+    Timeout,
+    TlsKey,
+)
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
-from alpage.engine.load import Scheduling
-from alpage.llama import Llama
-from alpage.server.process import open_socket, serve, url_of, warning
-
-_SERVER = "Server"
-
-Models = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[MODEL]...",
-        help="Names of the catalogue, GGUF files, or folders in Hugging Face's layout. "
-        f"Default: {DEFAULT_MODEL}.",
-        show_default=False,
-    ),
-]
-Host = Annotated[
-    str,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Address to listen on. Default: 127.0.0.1, which only this machine can reach.",
-        rich_help_panel=_SERVER,
-        show_default=False,
-    ),
-]
-Port = Annotated[
-    int,
-    typer.Option(
-        metavar="N", help="Port to listen on; 0 takes any free one.", rich_help_panel=_SERVER
-    ),
-]
-InterToken = Annotated[
-    float,
-    typer.Option(
-        metavar="MS",
-        help="Milliseconds between two tokens of an answer that prompts beside it may cost at "
-        "most, 95 times of 100.",
-        rich_help_panel=_SERVER,
-    ),
-]
-CacheFolder = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Keep cached beginnings of prompts there, so that they survive a restart.",
-        rich_help_panel=_SERVER,
-    ),
-]
-CacheMegabytes = Annotated[
-    int,
-    typer.Option(metavar="MB", help="The most that folder may hold.", rich_help_panel=_SERVER),
-]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Say where the server listens as one line of JSON, for programs.",
-        rich_help_panel=_SERVER,
-    ),
-]
+from alpage.server.config import (
+    AdapterConfig,
+    Config,
+    ModelConfig,
+    keep_of,
+    seconds_of,
+    size_of,
+)
+from alpage.server.process import (
+    check_exposed,
+    open_socket,
+    serve,
+    surroundings_of,
+    url_of,
+    warning,
+)
+from alpage.server.stock import pool_of
 
 
 def command(
     models: Models = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8080,
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    any_model: AnyModel = None,
+    adapter: Adapters = None,
+    preload: Preload = False,
+    memory: Memory = None,
+    keep_alive: KeepAlive = None,
+    policy: PolicyOption = None,
+    queue: QueueRequests = None,
+    queue_tokens: QueueTokens = None,
+    timeout: Timeout = None,
+    grace: Grace = None,
+    stall: Stall = None,
+    origin: Origins = None,
+    allowed_host: AllowedHosts = None,
+    tls_certificate: Certificate = None,
+    tls_key: TlsKey = None,
     threads: Threads = None,
     context: Context = None,
-    engine: Engine = "native",
-    kv_type: KvType = "bf16",
+    engine: Engine = None,
+    kv_type: KvType = None,
     draft: Draft = None,
-    inter_token: InterToken = 50.0,
+    inter_token: InterToken = None,
     cache_folder: CacheFolder = None,
-    cache_megabytes: CacheMegabytes = 1024,
+    cache_megabytes: CacheMegabytes = None,
     json: Json = False,
 ) -> None:
     """Serve models over HTTP, with an OpenAI-compatible API, until Ctrl-C.
 
-    A model is called by its name in the catalogue, or by its file's name without the ending.
+    A model is called by its name in the catalogue, or by its file's name without the ending. The
+    first is loaded at the start, others when they are asked for. Options win over the --config.
     """
-    wanted = names_of(models or [DEFAULT_MODEL])
-    scheduling = Scheduling(
-        inter_token=inter_token / 1000,
-        cache_folder=cache_folder,
-        cache_folder_bytes=cache_megabytes * 1_000_000,
+    server = {
+        "host": host, "port": port, "any": any_model, "policy": policy, "queue": queue,
+        "queue_tokens": queue_tokens, "timeout": _read(seconds_of, timeout),
+        "grace": _read(seconds_of, grace), "stall": _read(seconds_of, stall),
+        "memory": _read(size_of, memory), "origins": _tuple(origin),
+        "allowed_hosts": _tuple(allowed_host), "tls_certificate": tls_certificate,
+        "tls_key": tls_key, "inter_token": inter_token and inter_token / 1000,
+        "cache_folder": cache_folder,
+        "cache_folder_size": cache_megabytes and cache_megabytes * 1_000_000,
+    }  # fmt: skip
+    if keep_alive is not None:
+        server["keep_alive"] = keep_of(keep_alive)
+    each = {"threads": threads, "context": context, "engine": engine, "kv_type": kv_type,
+            "draft": draft, "preload": preload or None}  # fmt: skip
+    told = Config() if config is None else Config.read(config)
+    _run(completed(told, models or [], adapter or [], server, each), json)
+
+
+def _read(reader: Any, text: str | None) -> Any:
+    return None if text is None else reader(text)
+
+
+def _tuple(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return tuple(values) if values else None
+
+
+def completed(
+    config: Config,
+    models: Sequence[str],
+    adapters: Sequence[str],
+    server: Mapping[str, Any],
+    each: Mapping[str, Any],
+) -> Config:
+    """`config` with a command's own arguments over it; None in them says nothing.
+
+    `server` has fields of ServerConfig, `each` those of every ModelConfig. Every model gets a name.
+    """
+    given = {name: value for name, value in server.items() if value is not None}
+    if "keep_alive" in server:
+        given["keep_alive"] = server["keep_alive"]  # where None is for ever
+    changes = {name: value for name, value in each.items() if value is not None}
+    wanted = [ModelConfig(model=model) for model in models] or list(config.models)
+    if not wanted and not config.upstreams:
+        wanted = [ModelConfig(model=DEFAULT_MODEL)]
+    unnamed = iter(names_of([model.model for model in wanted if not model.name]))
+    named = [replace(m, name=m.name or next(unnamed), **changes) for m in wanted]
+    return replace(
+        config,
+        server=replace(config.server, **given),
+        models=tuple(named),
+        adapters=(*config.adapters, *map(_adapter, adapters)),
     )
+
+
+def _adapter(text: str) -> AdapterConfig:
+    name, _, rest = text.partition("=")
+    folder, _, base = rest.rpartition("@") if "@" in rest else (rest, "", "")
+    if not name or not folder:
+        raise UsageError(f"--adapter is NAME=FOLDER or NAME=FOLDER@BASE, not {text!r:.200}")
+    return AdapterConfig(name=name, folder=Path(folder), base=base)
+
+
+def _run(config: Config, json: bool) -> None:
+    settings = Settings.from_environment()
+    host = config.server.host
     with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(open_socket(host, port))  # a taken port is known at once
-        if told := warning(host):
+        sock = stack.enter_context(open_socket(host, config.server.port))  # a taken port is told
+        check_exposed(host, has_keys=False)
+        drafts = [model.draft for model in config.models if model.draft is not None]
+        paths = {
+            model: ready(model, settings) for model in (*(m.model for m in config.models), *drafts)
+        }
+        pool = pool_of(config, paths, cache_home(settings), settings)
+        stack.callback(pool.close)
+        around = surroundings_of(config, pool)
+        encrypted = around.certificate is not None
+        if told := warning(host, encrypted=encrypted):
             note(f"alpage: {told}")
-        loaded: dict[str, Llama] = {}
-        for name, model in wanted.items():
-            llm = load(
-                model, engine=engine, threads=threads, context=context, kv_type=kv_type,
-                scheduling=scheduling, draft=draft,
-            )  # fmt: skip
-            loaded[name] = stack.enter_context(llm)
-        url = url_of(sock, host)
+        pool.preload()
+        url = url_of(sock, host, encrypted=encrypted)
 
         def on_start() -> None:
             if json:
-                say(dumps({"url": url, "models": list(loaded), "pid": os.getpid()}))
+                say(dumps({"url": url, "models": config.names, "pid": os.getpid()}))
                 return
-            say(f"Serving {', '.join(loaded)} at {url}/v1 (OpenAI's API). Ctrl-C ends it.")
+            say(f"Serving {', '.join(config.names)} at {url}/v1 (OpenAI's API). Ctrl-C ends it.")
 
-        serve(loaded, sock, host=host, on_start=on_start)
+        serve(around, sock, on_start=on_start)
 
 
 def names_of(models: list[str]) -> dict[str, str]:

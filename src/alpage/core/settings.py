@@ -59,3 +59,17 @@ def _threads(value: str | None) -> int | None:
     if not value.isdigit() or not 1 <= int(value) <= 1024:
         raise UsageError(f"ALPAGE_THREADS must be between 1 and 1024, not {value!r}")
     return int(value)
+
+
+def secret_from_environment(variable: str, environ: Mapping[str, str] | None = None) -> str:
+    """The secret in an environment variable that a configuration names; a `UsageError` if none.
+
+    The name may not begin with ALPAGE_, which is for settings.
+    """
+    value = (os.environ if environ is None else environ).get(variable, "").strip()
+    if variable.startswith("ALPAGE_") or not value:
+        raise UsageError(
+            f"the environment variable {variable!r:.80} should hold a secret: it has to be set, "
+            "and its name may not begin with ALPAGE_"
+        )
+    return value

@@ -1,5 +1,6 @@
 """From an open model to an engine at work: which runner, and how large its cache."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,14 +72,15 @@ def load_engine(
     kv: KvType = "bf16",
     scheduling: Scheduling | None = None,
     draft: ModelSource | None = None,
+    memory: int | None = None,
 ) -> Engine:
     """Load the weights of `source`, which may be closed afterwards, and start the engine.
 
     `context` and `cache_tokens` as in `plan_room`. `threads` and `isa` (native only) default to
     the machine's. `kv` (native only) is the type of the cache's numbers. `draft` (native only) is
-    a smaller model of the same vocabulary that writes ahead. Raises UsageError
-    (arguments), CapacityError (memory), FormatError (damaged weights) or ResourceError (an engine
-    that is not installed).
+    a smaller model of the same vocabulary that writes ahead. Weights and cache take at most
+    `memory` bytes. Raises UsageError (arguments), CapacityError (memory), FormatError (damaged
+    weights) or ResourceError (an engine that is not installed).
     """
     if engine not in ("native", "torch"):
         raise UsageError(f"engine is 'native' or 'torch', not {engine!r}")
@@ -88,15 +90,11 @@ def load_engine(
         raise UsageError("the engine 'torch' takes no draft model: use the native one")
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads must be between 1 and 1024, not {threads}")
-    room = plan_room(
-        source.config,
-        weight_bytes=_weight_bytes(source, engine) + (draft.weight_bytes if draft else 0),
-        kv_bytes=_kv_bytes(source.config, engine, kv),
-        draft=draft.config if draft else None,
-        available=available_memory(),
-        context=context,
-        cache_tokens=cache_tokens,
-    )
+    bounds = [available_memory(), None if memory is None else math.ceil(memory / _SHARE)]
+    room = _room(
+        source, engine, kv, draft, context, cache_tokens,
+        min((bound for bound in bounds if bound is not None), default=None),
+    )  # fmt: skip
     # Runners are imported here: the native one loads the compiled core, the other one PyTorch.
     from alpage.engine.native import NativeRunner
 
@@ -116,6 +114,51 @@ def load_engine(
     except BaseException:
         runner.close()
         raise
+
+
+def planned_bytes(
+    source: ModelSource,
+    *,
+    engine: EngineName = "native",
+    context: int | None = None,
+    cache_tokens: int | None = None,
+    kv: KvType = "bf16",
+    draft: ModelSource | None = None,
+    memory: int | None = None,
+) -> int:
+    """What weights and cache would take at the most, of at most `memory` bytes.
+
+    Arguments and errors as those of `load_engine`, which asks the machine as well.
+    """
+    available = None if memory is None else math.ceil(memory / _SHARE)
+    room = _room(source, engine, kv, draft, context, cache_tokens, available)
+    per_token = round(source.config.kv_bytes_per_token(1) * _kv_bytes(source.config, engine, kv))
+    weights = _weight_bytes(source, engine)
+    if draft is not None:
+        per_token += draft.config.kv_bytes_per_token(2)
+        weights += draft.weight_bytes
+    needed = weights + room.cache_tokens * per_token
+    return needed if memory is None else min(needed, memory)  # the last page may not be whole
+
+
+def _room(
+    source: ModelSource,
+    engine: EngineName,
+    kv: KvType,
+    draft: ModelSource | None,
+    context: int | None,
+    cache_tokens: int | None,
+    available: int | None,
+) -> Room:
+    return plan_room(
+        source.config,
+        weight_bytes=_weight_bytes(source, engine) + (draft.weight_bytes if draft else 0),
+        kv_bytes=_kv_bytes(source.config, engine, kv),
+        draft=draft.config if draft else None,
+        available=available,
+        context=context,
+        cache_tokens=cache_tokens,
+    )
 
 
 def _start(runner: Runner, room: Room, scheduling: Scheduling, drafts: DraftModel | None) -> Engine:

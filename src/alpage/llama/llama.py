@@ -96,6 +96,7 @@ class Llama:
         kv_type: KvType = "bf16",
         scheduling: Scheduling | None = None,
         draft: str | Path | None = None,
+        memory: int | None = None,
         pull: bool = False,
         settings: Settings | None = None,
     ) -> Self:
@@ -106,7 +107,8 @@ class Llama:
         (default: four contexts, as memory allows). `kv_type` "int8" lets the cache hold about twice
         as many tokens, a little less exactly (native only). `scheduling` says how requests
         share the model. `draft` is a smaller model with the same vocabulary (else a UsageError)
-        that writes answers ahead, to be checked by this one: no answer changes (native only). A
+        that writes answers ahead, to be checked by this one: no answer changes (native only).
+        Weights and cache take at most `memory` bytes (default: nearly all that is available). A
         model of the catalogue or of a hub that is not here is a NotFoundError, or with `pull` a
         download. `settings` default to the environment's.
         """
@@ -134,6 +136,7 @@ class Llama:
                 kv=kv_type,
                 scheduling=scheduling,
                 draft=small,
+                memory=memory,
             )
         record_use(path, home)
         return cls(running, side, info)

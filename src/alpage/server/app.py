@@ -1,5 +1,6 @@
 """The HTTP application: routes, error answers, guards. It prints nothing and opens no socket."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from alpage import __version__
 from alpage.core.errors import AlpageError
 from alpage.server.calls import Calls, Door, OpenDoor
 from alpage.server.failures import on_alpage_error, on_bug, on_client_gone, on_http_error
-from alpage.server.guard import Guard
+from alpage.server.guard import Access, Guard
+from alpage.server.life import Life, life_routes
 from alpage.server.observe.observer import Observers
 from alpage.server.ollama.routes import REQUESTS as OLLAMA_REQUESTS
 from alpage.server.ollama.routes import ollama_routes
@@ -21,7 +23,6 @@ from alpage.server.openai.routes import REQUESTS as OPENAI_REQUESTS
 from alpage.server.openai.routes import openai_routes
 from alpage.server.pool import Pool
 from alpage.server.running import ClientGoneError
-from alpage.server.text.health import health_routes
 from alpage.server.text.routes import REQUESTS as TEXT_REQUESTS
 from alpage.server.text.routes import text_routes
 
@@ -30,19 +31,28 @@ _REQUESTS = (*OPENAI_REQUESTS, *OLLAMA_REQUESTS, *TEXT_REQUESTS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the application answers with and for.
+    """What the application answers with and for, and how the server around it ends.
 
     `local`: it listens on the loopback interface, so a Host header that names another machine is
-    refused. `timeout`: seconds after which any answer ends. `log_prompts`: observers may see texts.
-    `home`: where clients pull models to; None for the settings' model cache.
+    refused; `hosts` and `origins` as in `guard.Access`. `timeout`: seconds after which any answer
+    ends; `grace`: those that answers under way have at the server's end; `stall`: those that a
+    client may read nothing of what waits for it. `log_prompts`: observers may see texts.
+    `certificate`: files of a TLS certificate, with those above it, and of its key. `home`: where
+    clients pull models to; None for the settings' model cache.
     """
 
     pool: Pool
     local: bool
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
     door: Door = field(default_factory=OpenDoor)
     observers: Observers = field(default_factory=Observers)
+    life: Life = field(default_factory=Life)
     timeout: float | None = None
+    grace: float = 5.0
+    stall: float = 30.0
     log_prompts: bool = False
+    certificate: tuple[Path, Path] | None = None
     home: Path | None = None
 
 
@@ -59,7 +69,7 @@ def create_app(around: Surroundings) -> FastAPI:
     )
     pool = around.pool
 
-    app.include_router(health_routes(pool))
+    app.include_router(life_routes(pool, around.life))
     app.include_router(openai_routes(pool))
     app.include_router(ollama_routes(pool, around.home))
     app.include_router(text_routes())
@@ -77,7 +87,8 @@ def create_app(around: Surroundings) -> FastAPI:
         timeout=around.timeout,
         keeps_text=around.log_prompts,
     )
-    app.add_middleware(Guard, local=around.local)
+    access = Access.of(local=around.local, origins=around.origins, hosts=around.hosts)
+    app.add_middleware(Guard, access=access, life=around.life)
     _describe_bodies(app)
     return app
 

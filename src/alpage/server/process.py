@@ -1,22 +1,28 @@
-"""A server in this process: its socket, its signals, its end."""
+"""A server in this process: its socket, its signals, its end, and all that it is made of."""
 
 import asyncio
 import contextlib
+import functools
 import socket
-from collections.abc import Callable, Generator, Mapping
+import ssl
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alpage.core.errors import ResourceError, UsageError
-from alpage.llama import Llama
 from alpage.server.app import Surroundings, create_app
-from alpage.server.guard import is_loopback
+from alpage.server.calls import Door, OpenDoor
+from alpage.server.config import Config
+from alpage.server.guard import Access, is_loopback
+from alpage.server.observe.observer import Observers
 from alpage.server.pool import Pool
 
-GRACE_SECONDS = 5.0
-"""How long answers under way may go on when the server ends."""
-
 _LAST_WORDS_SECONDS = 3
+_HEADER_SECONDS = 60.0
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -42,21 +48,82 @@ def open_socket(host: str, port: int) -> socket.socket:
     return sock
 
 
-def url_of(sock: socket.socket, host: str) -> str:
+def url_of(sock: socket.socket, host: str, *, encrypted: bool = False) -> str:
     """Where clients find the server."""
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{sock.getsockname()[1]}"
+    return f"http{'s' if encrypted else ''}://{name}:{sock.getsockname()[1]}"
 
 
-def serve(
-    models: Mapping[str, Llama], sock: socket.socket, *, host: str, on_start: Callable[[], None]
-) -> None:
+def surroundings_of(
+    config: Config,
+    pool: Pool,
+    *,
+    door: Door | None = None,
+    observers: Observers | None = None,
+) -> Surroundings:
+    """What a server is made of: the one place where its parts come together.
+
+    Without a `door` everyone may come in, so `check_exposed` has to allow that. UsageError for a
+    certificate, a host or an origin that cannot be used.
+    """
+    server = config.server
+    local = is_loopback(server.host)
+    Access.of(local=local, origins=server.origins, hosts=server.allowed_hosts)  # checks them now
+    return Surroundings(
+        pool=pool,
+        local=local,
+        hosts=server.allowed_hosts,
+        origins=server.origins,
+        door=door or OpenDoor(),
+        observers=observers or Observers(),
+        timeout=server.timeout,
+        grace=server.grace,
+        stall=server.stall,
+        certificate=_certificate(server.tls_certificate, server.tls_key),
+    )
+
+
+def check_exposed(host: str, has_keys: bool) -> None:
+    """Refuse an address that others can reach while nobody has to show a key."""
+    if not has_keys and not is_loopback(host):
+        raise UsageError(
+            f"others can reach {host}, and this server has no key that they would have to show: "
+            "make one with alpage keys create NAME, or leave --host away so that only this machine "
+            "can ask"
+        )
+
+
+def warning(host: str, *, encrypted: bool) -> str | None:
+    """What to know before others reach the server; None where there is nothing to know."""
+    if encrypted or is_loopback(host):
+        return None
+    return (
+        f"Everything goes to and from {host} unencrypted, keys too. Give --tls-certificate and "
+        "--tls-key, or stay inside a network that you trust or behind a proxy that encrypts."
+    )
+
+
+def _certificate(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    if certificate is None or key is None:
+        if certificate is not key:
+            raise UsageError("TLS needs both, a certificate and its key, each in a file")
+        return None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise UsageError(
+            f"{certificate} and {key} are no certificate and key in PEM that belong together: "
+            f"{error}"
+        ) from None
+    return certificate, key
+
+
+def serve(around: Surroundings, sock: socket.socket, *, on_start: Callable[[], None]) -> None:
     """Answer until SIGINT or SIGTERM (which reach the main thread only).
 
-    `on_start` is called once requests are answered. Ends when the answers under way are finished,
-    or cut off after a few seconds. Closes neither the models nor the socket.
+    `on_start` is called once requests are answered. Ends when the answers under way are finished
+    or their time is over, or at once with a second signal. Closes neither the pool nor the socket.
     """
-    around = Surroundings(pool=Pool.of(models), local=is_loopback(host))
     Server(around, on_start=on_start).run(sockets=[sock])
 
 
@@ -64,11 +131,13 @@ class Server(uvicorn.Server):
     """uvicorn, silent but for what goes wrong, which says when it listens."""
 
     def __init__(self, around: Surroundings, *, on_start: Callable[[], None]) -> None:
-        self._pool = around.pool
+        self._around = around
         self._on_start = on_start
+        certificate, key = around.certificate or (None, None)
+        connection = functools.partial(Connection, stall=around.stall)
         config = uvicorn.Config(
             create_app(around),
-            http="h11",
+            http=cast(Any, connection),
             loop="asyncio",
             lifespan="off",
             ws="none",
@@ -77,22 +146,43 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=int(GRACE_SECONDS) + _LAST_WORDS_SECONDS,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+            timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
         )
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
+        self._around.pool.start()
         await super().startup(sockets)
         self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let answers finish for a while, then end them so that each client is told."""
-        ending = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._pool.end_running)
+        """Let answers finish for a while, then end them so that each client is told.
+
+        Until then whoever asks anew is answered with status 503.
+        """
+        life, pool = self._around.life, self._around.pool
+        life.draining = True
+        end = asyncio.get_running_loop().time() + self._around.grace
+        while life.under_way and not self.force_exit:
+            if asyncio.get_running_loop().time() >= end:
+                break
+            await asyncio.sleep(0.02)
+        pool.end_running()
+        if self.force_exit:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         try:
             await super().shutdown(sockets)
         finally:
-            ending.cancel()
+            await pool.stop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in order at the first signal, at once at the second."""
+        super().handle_exit(sig, frame)
+        self.force_exit = len(self._captured_signals) > 1
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -102,11 +192,54 @@ class Server(uvicorn.Server):
             self._captured_signals.clear()
 
 
-def warning(host: str) -> str | None:
-    """What to know before others can reach the server; None where only this machine can."""
-    if is_loopback(host):
-        return None
-    return (
-        f"Everyone who can reach {host} can use this server: it asks for no key and encrypts "
-        "nothing. Keep it inside a network that you trust, or behind a proxy that does both."
-    )
+class Connection(H11Protocol):
+    """A client's connection, which is cut off where the client does not do its part.
+
+    `stall`: seconds in which it may read nothing while the buffer for it is full. Whoever sends no
+    request is not waited for either. A connection that is cut off ends its answer like one that
+    the client has closed.
+    """
+
+    def __init__(self, *arguments: Any, stall: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._stall = stall
+        self._watch: asyncio.TimerHandle | None = None
+        self._first: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request, for a while."""
+        super().connection_made(transport)
+        self._first = self.loop.call_later(_HEADER_SECONDS, self._check_begun)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        for timer in (self._watch, self._first):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The buffer is full: watch whether the client reads."""
+        super().pause_writing()
+        self._look(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The client has read enough."""
+        super().resume_writing()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self, unread: int) -> None:
+        self._watch = self.loop.call_later(self._stall, self._check_read, unread)
+
+    def _check_read(self, before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread < before:
+            self._look(unread)
+        else:
+            self.transport.abort()
+
+    def _check_begun(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()

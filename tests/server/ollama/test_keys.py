@@ -69,7 +69,7 @@ def test_without_a_good_key(closed: str, accounts: Accounts) -> None:
         with pytest.raises(ollama.ResponseError, match="no model 'smollm2' here"):
             client.generate("smollm2", keep_alive=0)
     ready = httpx.get(f"{closed}/ready")  # nobody needs a key to watch
-    assert ready.json() == {"status": "ready", "loaded": 1, "offered": 1}
+    assert ready.json() == {"status": "ready"}
 
 
 def test_an_admin_may_pull(closed: str, accounts: Accounts) -> None:

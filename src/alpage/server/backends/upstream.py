@@ -166,6 +166,11 @@ class UpstreamAnswers:
         most = self.body.get("max_tokens")
         return None if most is None else most * self.answers
 
+    @property
+    def room(self) -> int | None:
+        """Not known: their tokens are counted elsewhere."""
+        return None
+
     def bounded(self, tokens: int) -> "UpstreamAnswers":
         """The same with at most `tokens` in all answers together, a share for each."""
         share = max(1, tokens // self.answers)

@@ -1,5 +1,6 @@
 """A query as the JSON that OpenAI-compatible servers read."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,10 +31,20 @@ EXTENSIONS: Mapping[str, Any] = {
 """Options that OpenAI's API has not, and the values that ask for nothing."""
 
 _CHARACTERS_PER_TOKEN = 4
+_SHARED_FIELDS = frozenset({"options", "stop", "choices"})
+_CHAT_FIELDS = _SHARED_FIELDS | {
+    "messages",
+    "tools",
+    "tool_choice",
+    "tool",
+    "parallel_tool_calls",
+}
+_TEXT_FIELDS = _SHARED_FIELDS | {"prompts", "score_prompts", "answer"}
 
 
 def chat_body(query: ChatQuery, extensions: frozenset[str]) -> dict[str, Any]:
     """The body for /chat/completions, without `model`."""
+    _check_fields(query, _CHAT_FIELDS)
     body = _shared(query, extensions)
     body["messages"] = [dict(message) for message in query.messages]
     top = query.options.get("top_logprobs")
@@ -52,6 +63,7 @@ def chat_body(query: ChatQuery, extensions: frozenset[str]) -> dict[str, Any]:
 
 def text_body(query: TextQuery, extensions: frozenset[str]) -> dict[str, Any]:
     """The body for /completions, without `model`."""
+    _check_fields(query, _TEXT_FIELDS)
     body = _shared(query, extensions)
     if "response_format" in body:
         raise _refused("json_schema", "of a completion")
@@ -70,6 +82,13 @@ def text_body(query: TextQuery, extensions: frozenset[str]) -> dict[str, Any]:
     if query.score_prompts or not query.answer:
         body["echo"] = True
     return body
+
+
+def _check_fields(query: Query, known: frozenset[str]) -> None:
+    """Refuse what queries can say besides: nothing is left out in silence."""
+    for field in dataclasses.fields(query):
+        if field.name not in known and getattr(query, field.name) != field.default:
+            raise _refused(field.name, "")
 
 
 def _shared(query: Query, extensions: frozenset[str]) -> dict[str, Any]:
