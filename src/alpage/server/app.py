@@ -16,6 +16,7 @@ from alpage.server.calls import Calls, Door, OpenDoor
 from alpage.server.failures import on_alpage_error, on_bug, on_client_gone, on_http_error
 from alpage.server.guard import Access, Guard
 from alpage.server.life import Life, life_routes
+from alpage.server.observe.metrics import Metrics, metrics_routes
 from alpage.server.observe.observer import Observers
 from alpage.server.ollama.routes import REQUESTS as OLLAMA_REQUESTS
 from alpage.server.ollama.routes import ollama_routes
@@ -36,7 +37,8 @@ class Surroundings:
     `local`: it listens on the loopback interface, so a Host header that names another machine is
     refused; `hosts` and `origins` as in `guard.Access`. `timeout`: seconds after which any answer
     ends; `grace`: those that answers under way have at the server's end; `stall`: those that a
-    client may read nothing of what waits for it. `log_prompts`: observers may see texts.
+    client may read nothing of what waits for it. `log_prompts`: observers may see texts. `metrics`
+    are shown at /metrics, and have to be among the `observers`.
     `certificate`: files of a TLS certificate, with those above it, and of its key. `home`: where
     clients pull models to; None for the settings' model cache.
     """
@@ -47,6 +49,7 @@ class Surroundings:
     origins: Sequence[str] = ()
     door: Door = field(default_factory=OpenDoor)
     observers: Observers = field(default_factory=Observers)
+    metrics: Metrics | None = None
     life: Life = field(default_factory=Life)
     timeout: float | None = None
     grace: float = 5.0
@@ -70,6 +73,8 @@ def create_app(around: Surroundings) -> FastAPI:
     pool = around.pool
 
     app.include_router(life_routes(pool, around.life))
+    if around.metrics is not None:
+        app.include_router(metrics_routes(around.metrics))
     app.include_router(openai_routes(pool))
     app.include_router(ollama_routes(pool, around.home))
     app.include_router(text_routes())

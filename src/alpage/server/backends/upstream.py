@@ -168,7 +168,7 @@ class UpstreamAnswers:
 
     @property
     def room(self) -> int | None:
-        """Not known: their tokens are counted elsewhere."""
+        """What the other server's context leaves is not known here."""
         return None
 
     def bounded(self, tokens: int) -> "UpstreamAnswers":
