@@ -54,7 +54,7 @@ def test_what_is_not_there(url: str) -> None:
 
 def test_the_schema_describes_the_bodies(url: str) -> None:
     schema = httpx.get(f"{url}/openapi.json").json()
-    assert {"/health", "/v1/models", "/v1/models/{name}", *PATHS} <= set(schema["paths"])
+    assert {"/health", "/ready", "/v1/models", "/v1/models/{name}", *PATHS} <= set(schema["paths"])
     bodies = schema["components"]["schemas"]
     fields = bodies["ChatRequest"]["properties"]
     assert {"messages", "top_k", "stream_options"} <= set(fields)

@@ -23,10 +23,11 @@ EXAMPLES = 30
 
 
 @pytest.fixture(scope="module")
-def url(smollm2_path: Path) -> Iterator[str]:
+def url(smollm2_path: Path, alpage_home: Path) -> Iterator[str]:
     """A small context and a short time: a valid request may ask for as much as it likes."""
     with Llama.load(smollm2_path, context=64, settings=Settings()) as llm:
-        around = Surroundings(pool=Pool.of({"smollm2": llm}), local=True, timeout=0.2)
+        pool = Pool.of({"smollm2": llm})
+        around = Surroundings(pool=pool, local=True, timeout=0.2, home=alpage_home)
         with serving(around) as running:
             yield running.url
 

@@ -146,6 +146,11 @@ class Llama:
         return self._side.tokenizer
 
     @property
+    def chat_template(self) -> str:
+        """The Jinja template that `chat` renders conversations with."""
+        return self._side.template_source
+
+    @property
     def context(self) -> int:
         """Tokens that one request can hold, prompt and answer together."""
         return self.engine.context
@@ -361,6 +366,15 @@ class Llama:
     def prompt_ids(self, text: str) -> list[int]:
         """Ids of a text as a prompt: with the begin-of-text token where the model expects one."""
         return self._side.encode_prompt(text)
+
+    def render_chat(
+        self, messages: Sequence[Message], *, tools: Tools | None = None
+    ) -> tuple[str, list[int]]:
+        """The prompt that `chat` makes of a conversation: its text, for people, and its ids.
+
+        Encoding the text gives other ids where messages spell special tokens.
+        """
+        return self._side.render_chat(messages, tools, {})
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""

@@ -26,7 +26,7 @@ class TextSide:
     ) -> None:
         self.tokenizer = tokenizer
         self.end_ids = end_ids | tokenizer.stop_ids
-        self._source = chat_template or fallback_template(tokenizer.special_ids)
+        self.template_source = chat_template or fallback_template(tokenizer.special_ids)
 
     @cached_property
     def template(self) -> "ChatTemplate":
@@ -34,7 +34,7 @@ class TextSide:
         from alpage.chat import ChatTemplate  # loads jinja2, so only where somebody chats
 
         return ChatTemplate(
-            self._source,
+            self.template_source,
             bos_token=self._special_text(self.tokenizer.bos_id),
             eos_token=self._special_text(self.tokenizer.eos_id),
         )
@@ -69,13 +69,23 @@ class TextSide:
         begun: str = "",
     ) -> list[int]:
         """Ids of a conversation, up to where the answer begins, or goes on after `begun`."""
+        return self.render_chat(messages, tools, variables, begun)[1]
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+        begun: str = "",
+    ) -> tuple[str, list[int]]:
+        """The same as text, as the template writes it, and as ids."""
         rendered = self.template.render(messages, tools=tools, **variables)
         parts = [(part.text, part.special) for part in rendered]
         ids = self.tokenizer.encode_segments([*parts, (begun, False)] if begun else parts)
         if self._add_bos and ids[:1] != [self.tokenizer.bos_id]:
             # Some templates leave it to the tokenizer; the model was still trained with it.
             ids = [*self.tokenizer.encode("", add_bos=True), *ids]
-        return ids
+        return "".join(part.text for part in rendered), ids
 
     @property
     def _add_bos(self) -> bool:

@@ -20,9 +20,16 @@ from alpage.server.guard import Access, Guard
 from alpage.server.life import Life, life_routes
 from alpage.server.observe.metrics import Metrics, metrics_routes
 from alpage.server.observe.observer import Observers
-from alpage.server.openai.routes import REQUESTS, openai_routes
+from alpage.server.ollama.routes import REQUESTS as OLLAMA_REQUESTS
+from alpage.server.ollama.routes import ollama_routes
+from alpage.server.openai.routes import REQUESTS as OPENAI_REQUESTS
+from alpage.server.openai.routes import openai_routes
 from alpage.server.pool import Pool
 from alpage.server.running import ClientGoneError
+from alpage.server.text.routes import REQUESTS as TEXT_REQUESTS
+from alpage.server.text.routes import text_routes
+
+_REQUESTS = (*OPENAI_REQUESTS, *ANTHROPIC_REQUESTS, *OLLAMA_REQUESTS, *TEXT_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +41,8 @@ class Surroundings:
     ends; `grace`: those that answers under way have at the server's end; `stall`: those that a
     client may read nothing of what waits for it. `log_prompts`: observers may see texts. `metrics`
     are shown at /metrics, and have to be among the `observers`.
-    `certificate`: files of a TLS certificate, with those above it, and of its key.
+    `certificate`: files of a TLS certificate, with those above it, and of its key. `home`: where
+    clients pull models to; None for the settings' model cache.
     """
 
     pool: Pool
@@ -50,6 +58,7 @@ class Surroundings:
     stall: float = 30.0
     log_prompts: bool = False
     certificate: tuple[Path, Path] | None = None
+    home: Path | None = None
 
 
 def create_app(around: Surroundings) -> FastAPI:
@@ -70,6 +79,8 @@ def create_app(around: Surroundings) -> FastAPI:
         app.include_router(metrics_routes(around.metrics))
     app.include_router(anthropic_routes(pool))  # before OpenAI's, which has the same paths
     app.include_router(openai_routes(pool))
+    app.include_router(ollama_routes(pool, around.home))
+    app.include_router(text_routes())
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientGoneError, on_client_gone)
@@ -97,7 +108,7 @@ def _describe_bodies(app: FastAPI) -> None:
     def described() -> dict[str, Any]:
         schema = plain()
         template = "#/components/schemas/{model}"
-        wanted = [(model, "validation") for model in (*REQUESTS, *ANTHROPIC_REQUESTS)]
+        wanted = [(model, "validation") for model in _REQUESTS]
         _, found = models_json_schema(wanted, ref_template=template)  # type: ignore[arg-type]
         for path in schema["paths"].values():
             for operation in path.values():

@@ -11,6 +11,7 @@ from alpage.core.errors import AlpageError
 from alpage.server.anthropic.errors import error_body as anthropic_body
 from alpage.server.anthropic.headers import VERSION_HEADER
 from alpage.server.errors import headers_of, status_of
+from alpage.server.ollama.errors import error_body as ollama_body
 from alpage.server.openai.errors import error_body as openai_body
 
 ErrorBody = Callable[[AlpageError], dict[str, Any]]
@@ -30,10 +31,19 @@ class Dialect:
 
 OPENAI = Dialect("openai", openai_body)
 ANTHROPIC = Dialect("anthropic", anthropic_body, tells_id=True)
+OLLAMA = Dialect("ollama", ollama_body)
 ALPAGE = Dialect("alpage", openai_body)
 """Alpage's own routes: errors as OpenAI's, which most clients can read."""
 
-_BY_PREFIX: Mapping[str, Dialect] = {"/v1": OPENAI, "/v1/messages": ANTHROPIC}
+_BY_PREFIX: Mapping[str, Dialect] = {
+    "/api": OLLAMA,
+    "/v1": OPENAI,
+    "/v1/apply-template": ALPAGE,
+    "/v1/detokenize": ALPAGE,
+    "/v1/messages": ANTHROPIC,
+    "/v1/rerank": ALPAGE,
+    "/v1/tokenize": ALPAGE,
+}
 """The longest prefix of the path, ending where a part of it ends, decides."""
 
 

@@ -4,16 +4,18 @@ import asyncio
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alpage import __version__
+from alpage.core.types import Message
 from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob, ToolName
-from alpage.server.backends.protocol import ModelCard, Pieces, Terms
+from alpage.server.backends.protocol import ModelCard, Pieces, ServedModel, Terms
 from alpage.server.errors import RequestError
 from alpage.server.queries import ChatQuery, EmbedQuery, Query, TextQuery
 from alpage.server.running import Activity, Run
@@ -90,6 +92,30 @@ class LocalModel:
         tokenizer = self.llm.tokenizer
         return token.id < tokenizer.vocab_size and not tokenizer.is_special(token.id)
 
+    def ids_of(self, text: str, *, special: bool = False, begin: bool = False) -> list[int]:
+        """Token ids of a text; `special` lets texts like <|im_end|> become control tokens.
+
+        `begin` puts the begin-of-text token first, where the model expects one and the text has
+        none.
+        """
+        ids = self.llm.tokenize(text, special=special)
+        first = self.llm.prompt_ids("")
+        return ids if not begin or ids[: len(first)] == first else [*first, *ids]
+
+    def ids_inside(self, text: str) -> list[int]:
+        """Token ids of a text that goes on after another."""
+        return self.llm.tokenizer.encode_inside(text)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token stands for; control tokens are spelled."""
+        return self.llm.tokenizer.token_bytes(token)
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
+    ) -> tuple[str, list[int]]:
+        """The prompt of a conversation, as text and as ids."""
+        return self.llm.render_chat(messages, tools=tools)
+
     def prepare(self, query: ChatQuery | TextQuery) -> "LocalAnswers":
         """Render and encode the prompts."""
         prompts = len(query.prompts) if isinstance(query, TextQuery) else 1
@@ -163,6 +189,18 @@ class LocalModel:
                 "shorten the prompt or serve the model with a larger context",
                 code="context_length_exceeded",
             )
+
+
+def require_local(model: ServedModel, what: str) -> LocalModel:
+    """The model, if its tokenizer is in this process; else a RequestError about `what`."""
+    if isinstance(model, LocalModel):
+        return model
+    raise RequestError(
+        f"the model {model.card.name!r:.80} runs elsewhere, where its tokens are known: {what} "
+        "works with models that this server runs",
+        param="model",
+        code="unsupported_model",
+    )
 
 
 @dataclass(frozen=True, slots=True)
