@@ -13,6 +13,7 @@ from alpage.core.errors import AlpageError
 from alpage.server.guard import Guard
 from alpage.server.openai.errors import on_alpage_error, on_bug, on_http_error
 from alpage.server.openai.routes import REQUESTS, openai_routes
+from alpage.server.page import page_routes
 from alpage.server.running import ClientGoneError
 from alpage.server.served import ServedModels
 
@@ -42,6 +43,7 @@ def create_app(models: ServedModels, *, local: bool) -> FastAPI:
         return {"status": "ok", "version": __version__, "models": loads}
 
     app.include_router(openai_routes(models))
+    app.include_router(page_routes())
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientGoneError, _nobody)
