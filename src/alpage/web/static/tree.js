@@ -7,13 +7,13 @@ import { CONVERSATION_MESSAGES, TITLE_CHARACTERS } from "./limits.js";
 
 /**
  * `state`: "writing" while it is written; "done", "length" (a limit ended it), "stopped" (the person did), "cut" (the
- * connection broke), "error" (the server said `error`).
+ * connection broke), "error" (the server said `error`). `json`: an answer of a schema, shown as it is.
  * @typedef {"writing" | "done" | "length" | "stopped" | "cut" | "error"} State
  * @typedef {{name: string, text: string}} File
  * @typedef {{prompt: number, cached: number, completion: number, first: number, total: number}} Figures tokens, and
  *   seconds to the first text and to the end
  * @typedef {{id: string, parent: string, role: "user" | "assistant", text: string, files: File[], state: State,
- *   error: string, model: string, figures: Figures | null, changed: number}} Message
+ *   error: string, model: string, json: boolean, figures: Figures | null, changed: number}} Message
  * @typedef {{id: string, title: string, named: boolean, created: number, updated: number,
  *   settings: import("./settings.js").Settings, messages: Map<string, Message>, children: Map<string, string[]>,
  *   chosen: Map<string, string>}} Conversation
@@ -48,7 +48,7 @@ export function newConversation(settings) {
 export function addMessage(conversation, parent, fields) {
   if (parent !== ROOT && !conversation.messages.has(parent)) throw new Error(`no message ${parent}`);
   if (conversation.messages.size >= CONVERSATION_MESSAGES) throw new RangeError("too many messages");
-  const plain = { text: "", files: [], error: "", model: "", figures: null, changed: Date.now() };
+  const plain = { text: "", files: [], error: "", model: "", json: false, figures: null, changed: Date.now() };
   const message = /** @type {Message} */ ({ id: newId(), state: "done", ...plain, ...fields, parent });
   hang(conversation, message);
   choose(conversation, message.id);
