@@ -14,6 +14,7 @@
  */
 
 const MOST_COLUMNS = 64;
+const TAB = 4;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)/;
 const FENCE = /^( {0,3})(`{3,}|~{3,})(.*)$/;
@@ -48,14 +49,33 @@ export function closesFence(line, fence) {
  * @returns {string}
  */
 export function codeLine(line, fence) {
-  return line.slice(Math.min(fence.indent, indentOf(line)));
+  return outdented(line, fence.indent);
 }
 
 /** @param {string} line */
 function indentOf(line) {
   let indent = 0;
-  while (line[indent] === " ") indent += 1;
+  for (let at = 0; line[at] === " " || line[at] === "\t"; at += 1) indent += line[at] === " " ? 1 : TAB;
   return indent;
+}
+
+/**
+ * A line without so many columns of its indentation; the rest of it, tabs included, stays.
+ * @param {string} line
+ * @param {number} columns
+ */
+function outdented(line, columns) {
+  let at = 0;
+  for (; columns > 0 && (line[at] === " " || line[at] === "\t"); at += 1) columns -= line[at] === " " ? 1 : TAB;
+  return columns < 0 ? " ".repeat(-columns) + line.slice(at) : line.slice(at);
+}
+
+/**
+ * A line with spaces for the tabs at its beginning.
+ * @param {string} line
+ */
+function flat(line) {
+  return line.replace(/^[ \t]*\t/, (indent) => " ".repeat(indentOf(indent)));
 }
 
 /** @param {string} line */
@@ -65,7 +85,7 @@ function blank(line) {
 
 /**
  * The blocks of these lines in order; blank lines lie between them.
- * @param {string[]} lines tabs at their beginnings are spaces already: see `toLines`
+ * @param {string[]} lines
  * @returns {Block[]}
  */
 export function parseBlocks(lines) {
@@ -84,12 +104,12 @@ export function parseBlocks(lines) {
 }
 
 /**
- * A text's lines, with tabs at their beginnings as spaces.
+ * A text's lines.
  * @param {string} text
  * @returns {string[]}
  */
 export function toLines(text) {
-  return text.split(/\r\n|\n|\r/).map((line) => line.replace(/^[ \t]*\t/, (tabs) => tabs.replaceAll("\t", "    ")));
+  return text.split(/\r\n|\n|\r/);
 }
 
 /**
@@ -98,7 +118,7 @@ export function toLines(text) {
  * @returns {Block}
  */
 function blockAt(lines, at) {
-  const line = lines[at];
+  const line = flat(lines[at]);
   const fence = openedFence(line);
   if (fence !== null) return code(lines, at, fence);
   if (RULE.test(line)) return { kind: "rule", begin: at, end: at + 1, inside: [] };
@@ -150,15 +170,15 @@ function code(lines, at, fence) {
 
 /** @param {string} line */
 function quoted(line) {
-  const indent = indentOf(line);
-  return indent < 4 && line[indent] === ">";
+  return /^ {0,3}>/.test(line);
 }
 
 /**
  * Whether a line begins a block of its own where a paragraph runs.
- * @param {string} line
+ * @param {string} raw
  */
-function interrupts(line) {
+function interrupts(raw) {
+  const line = flat(raw);
   if (blank(line) || quoted(line) || RULE.test(line)) return true;
   if (headingLevel(line) > 0 || openedFence(line) !== null) return true;
   const mark = ITEM.exec(line);
@@ -193,7 +213,7 @@ function item(lines, at, mark) {
   const outer = mark[1].length;
   const gap = mark[3].length;
   const width = outer + mark[2].length + (gap >= 1 && gap <= 4 ? gap : 1);
-  const inside = [lines[at].slice(width)];
+  const inside = [flat(lines[at]).slice(width)];
   let end = at + 1;
   let spaced = false;
   for (; end < lines.length; end += 1) {
@@ -203,10 +223,10 @@ function item(lines, at, mark) {
       spaced = true;
     } else if (indent >= width || nested(line, indent, outer)) {
       spaced = false;
-    } else if (spaced || interrupts(line) || ITEM.test(line)) {
+    } else if (spaced || interrupts(line) || ITEM.test(flat(line))) {
       break;
     }
-    inside.push(line.slice(Math.min(indent, width)));
+    inside.push(outdented(line, width));
   }
   while (blank(lines[end - 1]) && end > at + 1) end -= 1;
   const ordered = /^\d/.test(mark[2]);
@@ -221,7 +241,7 @@ function item(lines, at, mark) {
  * @param {number} outer
  */
 function nested(line, indent, outer) {
-  return indent >= outer + 2 && ITEM.test(line);
+  return indent >= outer + 2 && ITEM.test(flat(line));
 }
 
 /**

@@ -14,6 +14,7 @@ const LONGEST = 2048;
 export function safeAddress(address) {
   // Browsers drop such characters inside a scheme, people do not see them.
   if (address.length > LONGEST || /[\u0000-\u0020\u007f-\u00a0\u2028\u2029]/.test(address)) return null;
+  if (/[\\"<>`]/.test(address)) return null;
   if (!/^(https?:\/\/|mailto:)/i.test(address)) return null;
   try {
     const parsed = new URL(address);

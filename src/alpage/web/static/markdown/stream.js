@@ -72,7 +72,9 @@ export class MarkdownStream {
     const blocks = parseBlocks(lines);
     const final = last ? blocks.length : this.#certain(blocks, lines);
     appendBlocks(blocks.slice(0, final), this.host, this.words);
-    this.#open = final < blocks.length ? lines.slice(blocks[final].begin).join("\n") : "";
+    // Where there is no block, spaces may be the beginning of one.
+    const from = blocks[final]?.begin ?? lines.length - 1;
+    this.#open = last && final === blocks.length ? "" : lines.slice(from).join("\n");
     this.#drawn = this.#open.length;
     const unfinished = blocks[final];
     if (unfinished === undefined) return;

@@ -44,7 +44,7 @@ export class Composer {
   update() {
     const { busy } = this.chat;
     const label = t(busy ? "stop" : "send");
-    this.#send.replaceChildren(icon(busy ? "stop" : "send"));
+    this.#send.replaceChildren(busy ? stopIcon() : icon("send"));
     this.#send.setAttribute("aria-label", label);
     this.#send.title = label;
     this.#send.disabled = !busy && this.#field.value.trim() === "" && this.#files.length === 0;
@@ -123,4 +123,10 @@ export class Composer {
     this.update();
     this.focus();
   }
+}
+
+function stopIcon() {
+  const made = icon("stop");
+  made.classList.add("filled");
+  return made;
 }

@@ -49,7 +49,8 @@ export function showSettings(chat, { changed, key }) {
     return el("div", { class: "setting" }, el("label", { for: id }, t(`settings.${name}`)), field, note, wrong);
   };
 
-  const short = () => el("input", { class: "field", inputmode: "decimal", autocomplete: "off", placeholder: t("settings.server") });
+  const short = (/** @type {string} */ key = "settings.server") =>
+    el("input", { class: "field", inputmode: "decimal", autocomplete: "off", placeholder: t(key) });
   const long = (/** @type {string} */ kind, /** @type {string} */ text = "") =>
     el("textarea", { class: `field ${kind}`, rows: 3, spellcheck: kind === "mono" ? "false" : null, placeholder: text });
 
@@ -74,7 +75,7 @@ export function showSettings(chat, { changed, key }) {
     setting("system", long("")),
     pair(
       setting("temperature", short(), { help: t("settings.temperatureHelp") }),
-      setting("seed", short(), { help: t("settings.seedHelp") }),
+      setting("seed", short("settings.random"), { help: t("settings.seedHelp") }),
     ),
     pair(setting("topP", short()), setting("maxTokens", short())),
     setting("stop", long("mono short"), { help: t("settings.stopHelp") }),
@@ -91,6 +92,7 @@ export function showSettings(chat, { changed, key }) {
     ),
   ]);
   check();
+  fields.get("system")?.field.focus();
 }
 
 /**

@@ -1,0 +1,48 @@
+"""What tests do on the page, and how they read it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+import alpage.web
+
+STATIC = Path(alpage.web.__file__).parent / "static"
+
+Open = Callable[..., Page]
+"""Open the page of a server in a browser of its own: `visit(url, locale="fr-FR", ...)`."""
+
+
+def say(page: Page, text: str) -> None:
+    """Type a question and send it."""
+    page.locator("#question").fill(text)
+    page.locator("#question").press("Enter")
+
+
+def settled(page: Page, count: int = 1) -> None:
+    """Wait until so many answers are on screen and none is being written."""
+    page.wait_for_function(
+        "count => document.querySelectorAll('.message.assistant').length === count"
+        " && !document.querySelector('[aria-busy]')",
+        arg=count,
+    )
+
+
+def answers(page: Page) -> list[str]:
+    """The texts of the answers on screen."""
+    return page.locator(".message.assistant .answer").all_inner_texts()
+
+
+def questions(page: Page) -> list[str]:
+    """The texts of the questions on screen."""
+    return page.locator(".message.user .said").all_inner_texts()
+
+
+def places(page: Page) -> list[str]:
+    """What stands between the buttons that switch versions, of each message that has some."""
+    return page.locator(".branches .place").all_inner_texts()
+
+
+def kept(page: Page) -> list[str]:
+    """The titles in the list of conversations."""
+    return page.locator("#list .open").all_inner_texts()
