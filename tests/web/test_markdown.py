@@ -267,7 +267,7 @@ def test_a_stream_costs_what_its_length_does(page: Page, name: str) -> None:
     """Counted in characters that were parsed and in nodes that changed: twice the text is about
     twice the work, and never more than a few times the text."""
     costs = []
-    for size in (50_000, 100_000):
+    for size in (30_000, 60_000):
         text = OPENING.get(name, "") + LONG[name] * (size // len(LONG[name]))
         _, work, nodes = page.evaluate(STREAM, [text, [200]])
         costs.append((work, nodes))

@@ -11,11 +11,11 @@ export class EventParser {
   #afterReturn = false;
 
   /**
+   * The data of each event that this text completes, one by one: what comes before a fault still counts.
    * @param {string} text
-   * @returns {string[]} the data of the events that this text completes
+   * @returns {Generator<string, void, void>}
    */
-  push(text) {
-    const events = [];
+  *push(text) {
     if (this.#afterReturn && text.startsWith("\n")) text = text.slice(1);
     if (text !== "") this.#afterReturn = text.endsWith("\r");
     const lines = text.split(/\r\n|\n|\r/);
@@ -27,15 +27,15 @@ export class EventParser {
       const line = this.#line;
       this.#line = "";
       if (line === "") {
-        if (this.#data.length > 0) events.push(this.#data.join("\n"));
+        const data = this.#data;
         this.#data = [];
         this.#size = 0;
+        if (data.length > 0) yield data.join("\n");
       } else if (line.startsWith("data:")) {
         this.#data.push(line.slice(line[5] === " " ? 6 : 5));
       } else if (line === "data") {
         this.#data.push("");
       }
     }
-    return events;
   }
 }
