@@ -1,4 +1,7 @@
-"""The page in a real headless Chromium; whatever a test does, nothing may leave the origin or break its policy."""
+"""The page in a real headless Chromium.
+
+Whatever a test does: nothing may leave the origin, and nothing may break the page's policy.
+"""
 
 import shutil
 import threading
@@ -9,13 +12,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from tests.web.pages import Open
+from tests.web.scripted import Scripted, scripted_server
 
 from alpage import Llama
 from alpage.core.settings import Settings
 from alpage.server.process import Server, open_socket, url_of
 from alpage.server.served import ServedModels
-from tests.web.pages import Open
-from tests.web.scripted import Scripted, scripted_server
 
 FLAGS = [
     "--headless",
@@ -79,7 +82,9 @@ def visit(browser: Browser) -> Iterator[Open]:
     """Open the page of a server in a browser of its own: `visit(url, locale="fr-FR", ...)`."""
     with ExitStack() as stack:
 
-        def opened(url: str, *, before: Callable[[Page], object] | None = None, **options: Any) -> Page:
+        def opened(
+            url: str, *, before: Callable[[Page], object] | None = None, **options: Any
+        ) -> Page:
             context = browser.new_context(**{"locale": "en-GB", **options})
             stack.callback(context.close)
             context.set_default_timeout(15_000)
@@ -112,6 +117,7 @@ def _note(message: ConsoleMessage, errors: list[str]) -> None:
 def _judge(page: Page, seen: dict[str, list[str]], url: str) -> None:
     """What holds for every test: nothing foreign was asked for, nothing refused, nothing failed."""
     assert page.evaluate("window.violations") == []
-    assert [asked for asked in seen["requests"] if not asked.startswith((f"{url}/", "blob:", "data:"))] == []
+    assert [
+        asked for asked in seen["requests"] if not asked.startswith((f"{url}/", "blob:", "data:"))
+    ] == []
     assert seen["errors"] == []
-

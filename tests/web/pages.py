@@ -1,5 +1,6 @@
 """What tests do on the page, and how they read it."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,20 @@ def questions(page: Page) -> list[str]:
 def places(page: Page) -> list[str]:
     """What stands between the buttons that switch versions, of each message that has some."""
     return page.locator(".branches .place").all_inner_texts()
+
+
+def wait_until_kept(page: Page, state: str) -> None:
+    """Wait until the browser keeps a message in this state."""
+    states = """async () => {
+      const { Store } = await import("/static/store.js");
+      const records = await (await Store.open()).all();
+      const messages = records.flatMap((record) => record.messages);
+      return messages.map((message) => message.text && message.state);
+    }"""
+    deadline = time.monotonic() + 15
+    while state not in page.evaluate(states):
+        assert time.monotonic() < deadline, f"no message is kept as {state}"
+        page.wait_for_timeout(50)
 
 
 def kept(page: Page) -> list[str]:

@@ -1,7 +1,8 @@
 """A tiny server with the real page and answers written by a test: hostile, slow, broken ones.
 
-A script is a list of steps: bytes and events are sent, `PAUSE` waits for `Scripted.go_on`, `DROP` breaks the
-connection without an end. An int as the only step is a status, followed by the error's message.
+A script is a list of steps: bytes and events are sent, `PAUSE` waits for `Scripted.go_on`, `DROP`
+breaks the connection without an end. An int as the first step is a status, and the error's message
+follows it.
 """
 
 import asyncio
@@ -50,7 +51,10 @@ class Scripted:
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.key: str | None = None
-        self.models: list[dict[str, Any]] = [{"id": "model-a"}, {"id": "tuned", "parent": "model-a"}]
+        self.models: list[dict[str, Any]] = [
+            {"id": "model-a"},
+            {"id": "tuned", "parent": "model-a"},
+        ]
         self.ended = threading.Event()
         self._gate = threading.Event()
 
@@ -80,7 +84,11 @@ class Scripted:
                     await asyncio.sleep(0.05)  # what was sent before has arrived
                     raise ConnectionAbortedError
                 else:
-                    yield step if isinstance(step, bytes) else f"data: {json.dumps(step)}\n\n".encode()
+                    yield (
+                        step
+                        if isinstance(step, bytes)
+                        else f"data: {json.dumps(step)}\n\n".encode()
+                    )
         finally:
             self.ended.set()
 
@@ -113,7 +121,9 @@ def scripted_server() -> Iterator[Scripted]:
     """One that listens on a free port of 127.0.0.1."""
     scripted = Scripted()
     with open_socket("127.0.0.1", 0) as sock:
-        config = uvicorn.Config(_app(scripted), log_config=None, log_level="critical", lifespan="off")
+        config = uvicorn.Config(
+            _app(scripted), log_config=None, log_level="critical", lifespan="off"
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([sock],))
         thread.start()

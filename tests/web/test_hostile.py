@@ -2,7 +2,6 @@
 
 import pytest
 from playwright.sync_api import Page
-
 from tests.web.pages import Open, answers, say, settled
 from tests.web.scripted import Scripted, answer
 
@@ -41,9 +40,9 @@ HOSTILE = """
 """
 
 ALLOWED = {
-    "a", "article", "blockquote", "br", "button", "code", "del", "div", "em", "h2", "h3", "h4", "h5",
-    "h6", "hr", "i", "li", "ol", "p", "path", "pre", "span", "strong", "svg", "table", "tbody", "td",
-    "th", "thead", "tr", "ul",
+    "a", "article", "blockquote", "br", "button", "code", "del", "div", "em", "h2", "h3", "h4",
+    "h5", "h6", "hr", "i", "li", "ol", "p", "path", "pre", "span", "strong", "svg", "table", "tbody",
+    "td", "th", "thead", "tr", "ul",
 }  # fmt: skip
 
 
@@ -57,7 +56,9 @@ def judge(page: Page) -> None:
     assert {name for name, *_ in found} <= ALLOWED
     attributes = {attribute for _, *rest in found for attribute in rest}
     assert not {name for name in attributes if name.startswith("on") or name in ("src", "style")}
-    links = page.evaluate("[...document.querySelectorAll('#messages a')].map((a) => [a.href, a.rel])")
+    links = page.evaluate(
+        "[...document.querySelectorAll('#messages a')].map((a) => [a.href, a.rel])"
+    )
     for href, rel in links:
         assert href.startswith(("http://", "https://", "mailto:"))
         assert rel == "noopener noreferrer"
@@ -110,7 +111,8 @@ def test_a_broken_stream(scripted: Scripted, visit: Open, event: bytes, told: st
 
 def test_strange_events_are_passed_over(scripted: Scripted, visit: Open) -> None:
     page = visit(scripted.url)
-    odd = [b": comment\r\n\r\n", b"event: x\nid: 1\nretry: 5\n\n", b"data: null\n\n", b"data: 5\n\n",
+    odd = [b": comment\r\n\r\n", b"event: x\nid: 1\nretry: 5\n\n", b"data: null\n\n",
+           b"data: 5\n\n",
            b'data: {"choices": []}\n\n', b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
            b'data: {"usage": {"prompt_tokens": "x"}}\n\n',
            b'data: {"choices":\r\ndata: [{"delta": {"content": "split "}}]}\r\n\r\n']  # fmt: skip
@@ -122,7 +124,9 @@ def test_strange_events_are_passed_over(scripted: Scripted, visit: Open) -> None
 
 def test_a_long_answer(scripted: Scripted, visit: Open) -> None:
     """200 KB in small pieces: whole, and the page still answers to the keyboard."""
-    paragraph = "A *sentence* with `code`, **and** a [link](https://example.org/x).\n\n- item\n- item\n\n"
+    paragraph = (
+        "A *sentence* with `code`, **and** a [link](https://example.org/x).\n\n- item\n- item\n\n"
+    )
     text = paragraph * (200_000 // len(paragraph)) + "```\n" + "code\n" * 4000
     page = visit(scripted.url)
     scripted.scripts.append(answer(text, 64))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import FilePayload, Page
-
 from tests.web.pages import Open, answers, kept, questions, say, settled
 from tests.web.scripted import PAUSE, Scripted, answer, chunk, end
 
@@ -210,7 +209,9 @@ def test_attached_files_are_sent(scripted: Scripted, visit: Open) -> None:
     settled(page)
     (body,) = scripted.bodies
     (sent,) = body["messages"]
-    assert sent["content"].startswith("a.md:\n````\n```\ninside\n```\n````\n\nb.txt:\n```\nmarmotte é\n```")
+    assert sent["content"].startswith(
+        "a.md:\n````\n```\ninside\n```\n````\n\nb.txt:\n```\nmarmotte é\n```"
+    )
     assert sent["content"].endswith("\n\nWhat is in them?")
     assert "text 4" in sent["content"]
     assert "text 5" not in sent["content"]

@@ -2,7 +2,6 @@
 
 import pytest
 from playwright.sync_api import Page
-
 from tests.web.pages import Open, answers, kept, questions, say, settled
 from tests.web.scripted import PAUSE, Scripted, answer, chunk, end
 
@@ -87,8 +86,9 @@ def test_every_control_can_be_reached_and_seen(scripted: Scripted, visit: Open) 
     page.locator("#list .open").wait_for()
     wanted = page.evaluate(
         """() => {
-          const all = document.querySelectorAll("button, a[href], input, select, textarea, [tabindex='0']");
-          const shown = [...all].filter((one) => one.checkVisibility({ visibilityProperty: true }) && !one.disabled);
+          const kinds = "button, a[href], input, select, textarea, [tabindex='0']";
+          const shown = [...document.querySelectorAll(kinds)].filter((one) =>
+            one.checkVisibility({ visibilityProperty: true }) && !one.disabled);
           shown.forEach((one, at) => one.dataset.tab = at);
           return shown.length;
         }"""
@@ -103,7 +103,8 @@ def test_every_control_can_be_reached_and_seen(scripted: Scripted, visit: Open) 
               const box = one.closest(".box") ? getComputedStyle(one.closest(".box")) : style;
               const label = one.labels?.[0]?.textContent;
               const name = one.ariaLabel || label || one.textContent.trim() || one.title;
-              return [one.dataset.tab, name, style.outlineStyle !== "none" || box.outlineStyle !== "none"];
+              const outlined = [style, box].some(({ outlineStyle }) => outlineStyle !== "none");
+              return [one.dataset.tab, name, outlined];
             }"""
         )
         if tab is not None:
@@ -119,7 +120,7 @@ def test_every_control_can_be_reached_and_seen(scripted: Scripted, visit: Open) 
 def test_screen_readers_are_told(scripted: Scripted, visit: Open) -> None:
     page = visit(scripted.url)
     scripted.scripts.append(
-        [chunk("This is a first sentence, which is long enough to be read. "), PAUSE,
+        [chunk("This is a first sentence, which is quite long enough to be read aloud. "), PAUSE,
          chunk("And the rest"), *end()]
     )  # fmt: skip
     say(page, "Hi")
@@ -140,8 +141,11 @@ def test_a_phone(scripted: Scripted, visit: Open) -> None:
 
     def fits() -> None:
         widths = page.evaluate(
-            "['html', 'body', 'main', '#talk', '#messages', '#composer', '#side', 'dialog[open]'].flatMap("
-            "(name) => [...document.querySelectorAll(name)].map((one) => [name, one.scrollWidth, one.clientWidth]))"
+            """() => {
+              const boxes = "html, body, main, #talk, #messages, #composer, #side, dialog[open]";
+              return [...document.querySelectorAll(boxes)].map((box) =>
+                [box.localName + box.id, box.scrollWidth, box.clientWidth]);
+            }"""
         )
         assert not [(name, inner, outer) for name, inner, outer in widths if inner > outer]
         assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -160,7 +164,9 @@ def test_a_phone(scripted: Scripted, visit: Open) -> None:
     assert page.locator("main").evaluate("(main) => main.inert")
     fits()
     page.keyboard.press("Escape")
-    page.wait_for_function("() => getComputedStyle(document.querySelector('#side')).visibility === 'hidden'")
+    page.wait_for_function(
+        "() => getComputedStyle(document.querySelector('#side')).visibility === 'hidden'"
+    )
     assert focused(page) == "menu"
     page.locator("#settings-open").tap()
     page.locator("#settings-json").check()
@@ -209,12 +215,14 @@ CONTRAST = """() => {
   };
   const ratios = [];
   for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim() !== "");
-    if (!own && !node.placeholder) continue;
-    if (!node.checkVisibility({ visibilityProperty: true }) || node.closest(":disabled, .offscreen")) continue;
-    const style = node.placeholder ? getComputedStyle(node, "::placeholder") : getComputedStyle(node);
+    const texts = [...node.childNodes].filter((child) => child.nodeType === Node.TEXT_NODE);
+    if (!texts.some((text) => text.data.trim() !== "") && !node.placeholder) continue;
+    if (!node.checkVisibility({ visibilityProperty: true })) continue;
+    if (node.closest(":disabled, .offscreen")) continue;
+    const style = getComputedStyle(node, node.placeholder ? "::placeholder" : null);
     const [one, two] = [light(numbers(style.color)), light(ground(node))].sort((a, b) => b - a);
-    ratios.push([(one + 0.05) / (two + 0.05), `${node.localName}.${node.className} ${node.textContent.slice(0, 30)}`]);
+    const what = `${node.localName}.${node.className} ${node.textContent.slice(0, 30)}`;
+    ratios.push([(one + 0.05) / (two + 0.05), what]);
   }
   return ratios;
 }"""

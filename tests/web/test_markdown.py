@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
-
 from tests.web.scripted import scripted_server
 
 # Nodes as a short text: tags, and of the attributes only those that mean something here.
@@ -19,7 +18,8 @@ function show(node) {
   if (node.matches("div.code")) return `<pre ${node.querySelector(".language").textContent}>` +
     `${plain(node.querySelector("code").textContent)}</pre>`;
   if (node.matches("div.table")) return inside;
-  const shown = SHOWN.filter((name) => node.hasAttribute(name) && !/^level/.test(node.getAttribute(name)));
+  const shown = SHOWN.filter((name) =>
+    node.hasAttribute(name) && !/^level/.test(node.getAttribute(name)));
   const attributes = shown.map((name) => ` ${node.getAttribute(name)}`).join("");
   return /^(br|hr)$/.test(node.localName) ? `<${node.localName}>` :
     `<${node.localName}${attributes}>${inside}</${node.localName}>`;
@@ -47,7 +47,9 @@ STREAM = f"""async ([text, sizes]) => {{
     const size = sizes[turn % sizes.length];
     stream.push(text.slice(at, at + size));
     at += size;
-    for (const record of watch.takeRecords()) nodes += record.addedNodes.length + record.removedNodes.length;
+    for (const {{ addedNodes, removedNodes }} of watch.takeRecords()) {{
+      nodes += addedNodes.length + removedNodes.length;
+    }}
   }}
   stream.end();
   return [[...host.childNodes].map(show).join(""), stream.work, nodes];
@@ -185,7 +187,8 @@ CASES = {
     "1. a\n2. b": "<ol><li>a</li><li>b</li></ol>",
     "3) a\n4) b": "<ol 3><li>a</li><li>b</li></ol>",
     "- a\n\n- b": "<ul><li>a</li><li>b</li></ul>",
-    "- a\n  - b\n    - c\n- d": "<ul><li>a<ul><li>b<ul><li>c</li></ul></li></ul></li><li>d</li></ul>",
+    "- a\n  - b\n    - c\n- d":
+        "<ul><li>a<ul><li>b<ul><li>c</li></ul></li></ul></li><li>d</li></ul>",
     "1. a\n  - b\n2. c": "<ol><li>a<ul><li>b</li></ul></li><li>c</li></ol>",
     "1. a\n\n   b\n2. c": "<ol><li>a<p>b</p></li><li>c</li></ol>",
     "1. a\n   ```\n   b\n   ```": "<ol><li>a<pre code>b</pre></li></ol>",
@@ -202,7 +205,8 @@ CASES = {
     "|a|b|\n|-|-|\n|1|2|": "<table><thead><tr><th left>a</th><th left>b</th></tr></thead>"
         "<tbody><tr><td left>1</td><td left>2</td></tr></tbody></table>",
     "a|b\n:-:|-:\n*1*|`2`\nend": "<table><thead><tr><th center>a</th><th right>b</th></tr></thead>"
-        "<tbody><tr><td center><em>1</em></td><td right><code>2</code></td></tr></tbody></table><p>end</p>",
+        "<tbody><tr><td center><em>1</em></td><td right><code>2</code></td></tr></tbody></table>"
+        "<p>end</p>",
     "|a|\n|-|": "<table><thead><tr><th left>a</th></tr></thead></table>",
     "|a|b|\n|-|": "<p>|a|b|<br>|-|</p>",
     "|a\\|b|\n|-|\n|c|d|": "<table><thead><tr><th left>a|b</th></tr></thead>"

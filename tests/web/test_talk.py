@@ -5,7 +5,6 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 from playwright.sync_api import Page
-
 from tests.web.pages import Open, answers, kept, places, questions, say, settled
 
 
@@ -18,7 +17,7 @@ def with_settings(page: Page, **values: str) -> None:
 
 
 def test_talk_and_reload(url: str, visit: Open) -> None:
-    """An answer streams in, with its figures; a second question knows the first; all of it stays."""
+    """An answer streams in, with figures; a second question knows the first; all of it stays."""
     page = visit(url)
     with_settings(page, temperature="0", maxTokens="24")
     page.evaluate(

@@ -1,8 +1,7 @@
 """What goes wrong between the page and a server, and what the person sees of it."""
 
 from playwright.sync_api import Page
-
-from tests.web.pages import STATIC, Open, answers, kept, say, settled
+from tests.web.pages import STATIC, Open, answers, kept, say, settled, wait_until_kept
 from tests.web.scripted import DROP, PAUSE, Scripted, answer, chunk, end
 
 
@@ -80,6 +79,7 @@ def test_stop_ends_the_request(scripted: Scripted, visit: Open) -> None:
     settled(page)
     assert answers(page) == ["One"]
     assert scripted.ended.wait(20)
+    wait_until_kept(page, "stopped")
     page.reload()
     settled(page)
     assert "You stopped the answer here." in page.locator(".note").inner_text()
@@ -90,7 +90,7 @@ def test_leaving_in_the_middle(scripted: Scripted, visit: Open) -> None:
     scripted.scripts.append([chunk("So far"), PAUSE, *end()])
     say(page, "Hi")
     page.locator(".answer p").wait_for()
-    page.wait_for_timeout(1800)  # it is kept every second and a half
+    wait_until_kept(page, "writing")
     page.reload()
     page.locator(".note").wait_for()
     assert answers(page) == ["So far"]

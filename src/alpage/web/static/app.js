@@ -6,6 +6,7 @@ import { language, setLanguage, t, translate } from "./i18n.js";
 import { icon } from "./icons.js";
 import { Store } from "./store.js";
 import { isDark, onSystemTheme, toggleTheme } from "./theme.js";
+import { titleOf } from "./tree.js";
 import { Composer } from "./view/composer.js";
 import { askKey, showShortcuts } from "./view/dialogs.js";
 import { ModelChoice } from "./view/models.js";
@@ -41,9 +42,10 @@ async function start() {
   chat.addEventListener("notice", (event) => {
     const { key: told, open } = /** @type {CustomEvent} */ (event).detail;
     if (open === "settings") settings();
+    else if (told === "model.none") notices.show(t(told), { label: t("model.retry"), run: () => void models.load() });
     else notices.show(t(told));
   });
-  chat.addEventListener("conversation", () => keepPlace(chat));
+  for (const name of ["conversation", "list"]) chat.addEventListener(name, () => keepPlace(chat));
   store?.onChange(() => void side.load());
   addEventListener("pagehide", () => chat.leave());
 
@@ -68,12 +70,14 @@ async function start() {
 }
 
 /**
- * The address names the conversation, so that a reload comes back to it.
+ * The address and the window's title name the conversation, so that a reload comes back to it.
  * @param {Chat} chat
  */
 function keepPlace(chat) {
   const { id, messages } = chat.conversation;
   history.replaceState(null, "", messages.size > 0 ? `#${id}` : location.pathname);
+  const title = titleOf(chat.conversation);
+  document.title = title === "" ? "Alpage" : `${title} \u00b7 Alpage`;
 }
 
 function translatePage() {

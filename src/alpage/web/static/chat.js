@@ -26,6 +26,8 @@ export class Chat extends EventTarget {
   #running = new Map();
   /** @type {Map<string, Promise<void>>} the saves under way, by conversation */
   #saving = new Map();
+  /** @type {Set<string>} conversations whose next save has not begun yet */
+  #queued = new Set();
   /** @type {Set<string>} conversations that no late save may bring back */
   #removed = new Set();
 
@@ -254,13 +256,19 @@ export class Chat extends EventTarget {
   }
 
   /**
-   * Keep a conversation; one save of each at a time.
+   * Keep a conversation; one save of each at a time, and at most one after it.
    * @param {Conversation} conversation
+   * @returns {Promise<void>}
    */
   #save(conversation) {
     const { id } = conversation;
     const before = this.#saving.get(id) ?? Promise.resolve();
-    const saved = before.then(() => this.#keep(conversation));
+    if (this.#queued.has(id)) return before;
+    this.#queued.add(id);
+    const saved = before.then(() => {
+      this.#queued.delete(id);
+      return this.#keep(conversation);
+    });
     this.#saving.set(id, saved);
     return saved;
   }

@@ -44,7 +44,10 @@ export class TalkView {
       const same = known !== undefined && known.message === message && known.variants.length === variants.length && !known.editor;
       this.#views.set(message.id, same ? known : new MessageView(message, variants, this.#actions()));
     }
+    const inside = this.#list.contains(document.activeElement);
     this.#list.replaceChildren(...[...this.#views.values()].map((view) => view.element));
+    // The button that was pressed may be gone; whoever walks by keyboard stays in the conversation.
+    if (inside && !this.#list.contains(document.activeElement)) this.#talk.focus();
     byId("empty").hidden = path.length > 0;
     byId("ideas").replaceChildren(...IDEAS.map((key) => this.#idea(t(key))));
     if (path.at(-1)?.state === "writing") this.#announcer.begin();
