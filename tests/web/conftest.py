@@ -71,10 +71,17 @@ def url(smollm2_path: Path) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-@pytest.fixture
-def scripted() -> Iterator[Scripted]:
+@pytest.fixture(scope="package")
+def scripted_for_all() -> Iterator[Scripted]:
     with scripted_server() as server:
         yield server
+
+
+@pytest.fixture
+def scripted(scripted_for_all: Scripted) -> Scripted:
+    """A server with answers written by the test, which has forgotten earlier tests."""
+    scripted_for_all.reset()
+    return scripted_for_all
 
 
 @pytest.fixture

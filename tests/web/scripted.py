@@ -47,6 +47,10 @@ class Scripted:
 
     def __init__(self) -> None:
         self.url = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: another test begins."""
         self.scripts: list[Sequence[Any]] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -72,14 +76,15 @@ class Scripted:
 
     async def steps(self, script: Sequence[Any]) -> AsyncIterator[bytes]:
         """The bytes of an answer."""
+        gate, ended = self._gate, self.ended
         try:
             for step in script:
                 if step is PAUSE:
                     for _ in range(_WAIT_SECONDS * 100):
-                        if self._gate.is_set():
+                        if gate.is_set():
                             break
                         await asyncio.sleep(0.01)
-                    self._gate.clear()
+                    gate.clear()
                 elif step is DROP:
                     await asyncio.sleep(0.05)  # what was sent before has arrived
                     raise ConnectionAbortedError
@@ -90,7 +95,7 @@ class Scripted:
                         else f"data: {json.dumps(step)}\n\n".encode()
                     )
         finally:
-            self.ended.set()
+            ended.set()
 
 
 def _app(scripted: Scripted) -> FastAPI:

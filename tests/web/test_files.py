@@ -81,7 +81,8 @@ def test_head_is_get_without_the_body(url: str, path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/static/", "/static/none.js", "/static/lang", "/static/../page.py",
-     "/static/..%2f__init__.py", "/static/lang/../../files.py", "/static/%2e%2e/files.py", "/static//etc/passwd",
+     "/static/..%2f__init__.py", "/static/lang/../../files.py", "/static/%2e%2e/files.py",
+     "/static//etc/passwd",
      "/static/app.js/", "/static/APP.JS", "/static/app.js%00", "/static/..\\files.py",
      "/static/" + "a" * 5000],
 )  # fmt: skip

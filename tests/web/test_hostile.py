@@ -41,8 +41,8 @@ HOSTILE = """
 
 ALLOWED = {
     "a", "article", "blockquote", "br", "button", "code", "del", "div", "em", "h2", "h3", "h4",
-    "h5", "h6", "hr", "i", "li", "ol", "p", "path", "pre", "span", "strong", "svg", "table", "tbody",
-    "td", "th", "thead", "tr", "ul",
+    "h5", "h6", "hr", "i", "li", "ol", "p", "path", "pre", "span", "strong", "svg", "table",
+    "tbody", "td", "th", "thead", "tr", "ul",
 }  # fmt: skip
 
 

@@ -268,3 +268,32 @@ def test_settings_are_sent_as_they_are(scripted: Scripted, visit: Open) -> None:
     assert page.locator("#settings-system").input_value() == "Be brief."
     page.get_by_role("button", name="Reset").click()
     assert page.locator("#settings-system").input_value() == ""
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["clipboard", "selection"])
+def test_copying(scripted: Scripted, visit: Open, allowed: bool) -> None:
+    """Code and whole answers, also where the browser keeps its clipboard to secure pages."""
+
+    def closed(page: Page) -> None:
+        page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined });")
+
+    page = visit(scripted.url, before=None if allowed else closed)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    text = "Look:\n\n```python\nprint('<b>')\n\tx\n```"
+    scripted.scripts.append(answer(text))
+    say(page, "Hi")
+    settled(page)
+    page.evaluate(
+        """() => {
+          window.copies = 0;
+          document.addEventListener("copy", () => { window.copies += 1; });
+        }"""
+    )
+    page.locator(".answer .copy").click()
+    page.locator(".answer .copy", has_text="Copied").wait_for()
+    page.locator(".message.assistant").get_by_role("button", name="Copy the text").click()
+    page.locator(".message.assistant").get_by_role("button", name="Copied").last.wait_for()
+    if allowed:
+        assert page.evaluate("navigator.clipboard.readText()") == text
+    else:
+        assert page.evaluate("window.copies") == 2

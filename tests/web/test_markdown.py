@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
-from tests.web.scripted import scripted_server
+from tests.web.scripted import Scripted
 
 # Nodes as a short text: tags, and of the attributes only those that mean something here.
 SHOW = """
@@ -57,12 +57,11 @@ STREAM = f"""async ([text, sizes]) => {{
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    with scripted_server() as server:
-        page = browser.new_page()
-        page.goto(server.url)
-        yield page
-        page.close()
+def page(browser: Browser, scripted_for_all: Scripted) -> Iterator[Page]:
+    page = browser.new_page()
+    page.goto(scripted_for_all.url)
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ import { parseBlocks, toLines } from "./blocks.js";
 import { renderInline } from "./inline.js";
 
 const DEEPEST = 8;
-const PAUSE_MS = 1600;
+
+/** How long a button says that it has copied. */
+export const PAUSE_MS = 1600;
 
 /**
  * The words on code blocks and tables, in the page's language.

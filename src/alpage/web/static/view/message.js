@@ -3,7 +3,7 @@
 import { button, el } from "../dom.js";
 import { number, t } from "../i18n.js";
 import { icon } from "../icons.js";
-import { copyText } from "../markdown/render.js";
+import { PAUSE_MS, copyText } from "../markdown/render.js";
 import { GrowingAnswer, showAnswer } from "./answer.js";
 import { fileChip } from "./files.js";
 
@@ -95,7 +95,11 @@ export class MessageView {
     const pressed = /** @type {HTMLElement} */ (event.currentTarget);
     if (!(await copyText(this.message.text))) return;
     pressed.setAttribute("aria-label", t("copied"));
-    pressed.setAttribute("title", t("copied"));
+    pressed.replaceChildren(icon("check"));
+    setTimeout(() => {
+      pressed.setAttribute("aria-label", t("copy"));
+      pressed.replaceChildren(icon("copy"));
+    }, PAUSE_MS);
   }
 
   #branches() {

@@ -1,7 +1,7 @@
 /** The conversations of this browser: find, open, rename, delete, export, import. */
 
 import { byId, button, el } from "../dom.js";
-import { number, t } from "../i18n.js";
+import { language, number, t } from "../i18n.js";
 import { icon } from "../icons.js";
 import { FullError } from "../store.js";
 import { TransferError, exported, imported } from "../transfer.js";
@@ -13,6 +13,7 @@ const NARROW = matchMedia("(max-width: 48rem)");
 export class SideView {
   /** @type {import("../store.js").Entry[]} */
   #entries = [];
+  #shown = "";
   #side = byId("side");
   #search = /** @type {HTMLInputElement} */ (byId("search"));
 
@@ -70,6 +71,10 @@ export class SideView {
   #show() {
     const wanted = this.#search.value.trim().toLocaleLowerCase();
     const found = this.#entries.filter((entry) => entry.title.toLocaleLowerCase().includes(wanted));
+    // Every save tells that the list has changed; mostly it has not.
+    const now = JSON.stringify([wanted, language(), this.chat.conversation.id, found.map(({ id, title }) => [id, title])]);
+    if (now === this.#shown) return;
+    this.#shown = now;
     const focused = /** @type {HTMLElement | null} */ (document.activeElement?.closest("#list [data-key]"))?.dataset.key;
     const rows = found.map((entry) => this.#row(entry));
     const nothing = el("li", { class: "nothing" }, t(this.#entries.length > 0 ? "list.nothing" : "list.empty"));
