@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
-from tests.web.pages import Open
+from tests.web.pages import WATCH, Open
 from tests.web.scripted import Scripted, scripted_server
 
 from alpage import Llama
@@ -30,13 +30,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-
-# Runs before anything of the page: what its policy refuses is remembered, by any document.
-WATCH = """
-window.violations = [];
-addEventListener("securitypolicyviolation", (event) =>
-  window.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
-"""
 
 
 # Not for the session: Playwright's event loop runs as long as it lives, and no test of another

@@ -10,6 +10,13 @@ import alpage.web
 
 STATIC = Path(alpage.web.__file__).parent / "static"
 
+# Runs before anything of the page: what its policy refuses is remembered, by any document.
+WATCH = """
+window.violations = [];
+addEventListener("securitypolicyviolation", (event) =>
+  window.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
+"""
+
 Open = Callable[..., Page]
 """Open the page of a server in a browser of its own: `visit(url, locale="fr-FR", ...)`."""
 

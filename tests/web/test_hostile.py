@@ -1,8 +1,8 @@
 """Answers written against the page: nothing in them runs, loads or leads anywhere by itself."""
 
 import pytest
-from playwright.sync_api import Page
-from tests.web.pages import Open, answers, say, settled
+from playwright.sync_api import Browser, Page
+from tests.web.pages import WATCH, Open, answers, say, settled
 from tests.web.scripted import Scripted, answer
 
 HOSTILE = """
@@ -77,6 +77,29 @@ def test_nothing_runs(scripted: Scripted, visit: Open, size: int) -> None:
     settled(page)
     judge(page)
     assert page.locator("#list script, #list img").count() == 0
+
+
+def test_the_watch_sees_what_it_should(browser: Browser, scripted: Scripted) -> None:
+    """The judge of every test, judged: a foreign picture, a script and code from text are seen."""
+    page = browser.new_page()
+    page.add_init_script(WATCH)
+    page.goto(scripted.url)
+    page.evaluate(
+        """() => {
+          const image = document.createElement("img");
+          image.src = "http://127.0.0.1:9/picture.png";
+          const script = document.createElement("script");
+          script.textContent = "window.ran = 'inline'";
+          const styled = document.createElement("p");
+          styled.setAttribute("style", "color: red");
+          document.body.append(image, script, styled);
+        }"""
+    )
+    page.wait_for_timeout(100)
+    seen = {violation.split(" ", 1)[0] for violation in page.evaluate("window.violations")}
+    assert seen == {"img-src", "script-src-elem", "style-src-attr"}
+    assert page.evaluate("window.ran") is None
+    page.close()
 
 
 def test_a_hostile_server(scripted: Scripted, visit: Open) -> None:
