@@ -68,3 +68,11 @@ def wait_until_kept(page: Page, state: str) -> None:
 def kept(page: Page) -> list[str]:
     """The titles in the list of conversations."""
     return page.locator("#list .open").all_inner_texts()
+
+
+def press_in_list(page: Page, label: str) -> None:
+    """Press a button of a conversation, which shows its buttons to the pointer."""
+    pressed = page.get_by_role("button", name=label)
+    entry = page.locator("#list .entry", has=pressed)
+    entry.hover()
+    entry.locator(pressed).click()

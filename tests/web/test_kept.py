@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import FilePayload, Page
-from tests.web.pages import Open, answers, kept, questions, say, settled
+from tests.web.pages import Open, answers, kept, press_in_list, questions, say, settled
 from tests.web.scripted import PAUSE, Scripted, answer, chunk, end
 
 
@@ -30,15 +30,15 @@ def test_find_rename_and_delete(scripted: Scripted, visit: Open) -> None:
     assert page.locator("#list").inner_text() == "Nothing found"
     page.get_by_role("searchbox").fill("")
 
-    page.get_by_role("button", name="Rename Marmots").click()
+    press_in_list(page, "Rename Marmots")
     page.get_by_role("textbox", name="Title").fill("  <b>Whistlers</b> ")
     page.keyboard.press("Enter")
     page.locator("#list .open", has_text="Whistlers").wait_for()
-    page.get_by_role("button", name="Rename Ibex").click()
+    press_in_list(page, "Rename Ibex")
     page.keyboard.press("Escape")
-    page.get_by_role("button", name="Delete Ibex").click()
+    press_in_list(page, "Delete Ibex")
     page.locator("#ask").get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Delete Ibex").click()
+    press_in_list(page, "Delete Ibex")
     page.locator("#ask").get_by_role("button", name="Delete").click()
     page.locator("#list .open", has_text="Ibex").wait_for(state="detached")
     assert questions(page) == []  # it was the one on screen
@@ -52,7 +52,7 @@ def test_a_conversation_deleted_while_it_is_answered(scripted: Scripted, visit: 
     scripted.scripts.append([chunk("One"), PAUSE, chunk("Two"), *end()])
     say(page, "Doomed")
     page.locator(".answer p").wait_for()
-    page.get_by_role("button", name="Delete Doomed").click()
+    press_in_list(page, "Delete Doomed")
     page.locator("#ask").get_by_role("button", name="Delete").click()
     page.locator("#list .open", has_text="Doomed").wait_for(state="detached")
     assert scripted.ended.wait(20)

@@ -1,7 +1,16 @@
 """What goes wrong between the page and a server, and what the person sees of it."""
 
 from playwright.sync_api import Page
-from tests.web.pages import STATIC, Open, answers, kept, say, settled, wait_until_kept
+from tests.web.pages import (
+    STATIC,
+    Open,
+    answers,
+    kept,
+    press_in_list,
+    say,
+    settled,
+    wait_until_kept,
+)
 from tests.web.scripted import DROP, PAUSE, Scripted, answer, chunk, end
 
 
@@ -176,7 +185,7 @@ def test_a_full_store(scripted: Scripted, visit: Open) -> None:
     page.goto(scripted.url)
     page.wait_for_selector("html[data-ready]")
     for title in kept(page):
-        page.get_by_role("button", name=f"Delete {title}").click()
+        press_in_list(page, f"Delete {title}")
         page.locator("#ask").get_by_role("button", name="Delete").click()
         page.locator("#list .open", has_text=title).wait_for(state="detached")
     say(page, "Third")
