@@ -24,6 +24,7 @@ from alpage.server.ollama.routes import REQUESTS as OLLAMA_REQUESTS
 from alpage.server.ollama.routes import ollama_routes
 from alpage.server.openai.routes import REQUESTS as OPENAI_REQUESTS
 from alpage.server.openai.routes import openai_routes
+from alpage.server.page import page_routes
 from alpage.server.pool import Pool
 from alpage.server.running import ClientGoneError
 from alpage.server.text.routes import REQUESTS as TEXT_REQUESTS
@@ -81,6 +82,7 @@ def create_app(around: Surroundings) -> FastAPI:
     app.include_router(openai_routes(pool))
     app.include_router(ollama_routes(pool, around.home))
     app.include_router(text_routes())
+    app.include_router(page_routes())
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientGoneError, on_client_gone)
