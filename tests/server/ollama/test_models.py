@@ -132,3 +132,19 @@ def test_others_models_are_not_told(restricted: ollama.Client) -> None:
         with pytest.raises(ollama.ResponseError, match="this server has: one") as caught:
             refused()
         assert caught.value.status_code == 404
+
+
+@pytest.mark.client("ollama", "names: models of an Ollama store without a prefix")
+def test_names_of_a_store_of_ollamas(llm: Llama) -> None:
+    pool = Pool.of({"ollama:one": llm, "ollama:two:8b": llm, "three": llm, "ollama:three": llm})
+    with (
+        serving(Surroundings(pool=pool, local=True)) as running,
+        ollama.Client(running.url) as client,
+    ):
+        for name in ("one", "one:latest", "ollama:one", "two:8b", "three"):
+            assert client.generate(name).done_reason == "load"
+        for name in ("two", "two:latest", "one:8b"):
+            with pytest.raises(ollama.ResponseError, match=f"no model '{name[:3]}"):
+                client.generate(name)
+        assert client.show("three").modelfile == client.show("three:latest").modelfile
+        assert str(client.show("three").modelfile).startswith("FROM three\n")

@@ -17,16 +17,21 @@ from tests.catalogue import hub_models
 from tests.catalogue.hub_models import hub_for_this_process
 from tests.catalogue.test_pull import gone
 from tests.catalogue.wheels import entry_for, fake_pip, make_wheel, offline_pip
+from tests.server.letters import letters_model
 from tests.server.serving import serving
 
 from alpage.catalogue.entries import CATALOGUE, Entry
 from alpage.catalogue.resolve import installed, resolve
+from alpage.core.settings import Settings
 from alpage.server.accounts.caller import ANYONE
 from alpage.server.app import Surroundings
 from alpage.server.call import Call
 from alpage.server.calls import OpenDoor
+from alpage.server.config import ServerConfig
 from alpage.server.pool import Pool
+from alpage.server.stock import LocalModels
 
+SHORT = {"num_predict": 2, "temperature": 0}
 CONTENT = bytes(range(256)) * 400
 
 
@@ -118,6 +123,29 @@ def test_a_hubs_model_is_pulled(
         assert (again[-1].status, hub.asked) == ("success", [])
         with pytest.raises(ollama.ResponseError, match="org/other"):
             asyncio.run(pulled(url, "org/other"))
+
+
+@pytest.mark.client("ollama", "pull: and ask the model")
+def test_what_was_pulled_can_be_asked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=home)
+    pool = Pool(discovery=LocalModels(ServerConfig(any=True), home, settings))
+    around = Surroundings(pool=pool, local=True, home=home)
+    with (
+        hub_for_this_process(tmp_path, monkeypatch) as hub,
+        serving(around) as running,
+        ollama.Client(running.url, timeout=60) as client,
+    ):
+        hub.repo("org/once-GGUF", {"once-F32.gguf": letters_model().to_bytes()})
+        with pytest.raises(ollama.ResponseError, match="no model 'org/once-GGUF' here"):
+            client.generate("org/once-GGUF")
+        client.pull("hf.co/org/once-GGUF")
+        answer = client.generate("org/once-GGUF:latest", "once", raw=True, options=SHORT)
+        assert answer.eval_count == 2
+        (model,) = client.ps().models
+        assert model.name == "org/once-GGUF"
+    pool.close()
 
 
 @pytest.mark.client("ollama", "pull: a model that nobody has", refused=True)

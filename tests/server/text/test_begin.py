@@ -6,27 +6,22 @@ from pathlib import Path
 import numpy as np
 import ollama
 import pytest
+from tests.server.letters import BEGIN, letters_model
 from tests.server.serving import serving
 from tests.server.text.test_ids import asked
-from tests.weights.gguf_files import ARRAY, BOOL, STRING, tiny_model
 
 from alpage import Llama
 from alpage.core.settings import Settings
 from alpage.server.app import Surroundings
 from alpage.server.pool import Pool
 
-CONTROL = ["<unk>", "<s>", "</s>", "<|im_end|>"]
-BEGIN = 1
 TEXT = "once"
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
     path: Path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    model = tiny_model().set("tokenizer.ggml.add_bos_token", BOOL, True)
-    model.set("tokenizer.ggml.tokens", ARRAY, (STRING, [*CONTROL, *"abcdefghijklmnopqrstuvwxyz01"]))
-    model.set("tokenizer.ggml.merges", ARRAY, (STRING, []))
-    path.write_bytes(model.to_bytes())
+    path.write_bytes(letters_model().to_bytes())
     with Llama.load(path, settings=Settings()) as loaded:
         yield loaded
 

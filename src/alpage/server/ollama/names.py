@@ -1,5 +1,6 @@
 """Names of models as Ollama's clients write them."""
 
+from alpage.catalogue.ollama import PREFIX
 from alpage.server.accounts.caller import Caller
 from alpage.server.pool import Pool
 
@@ -7,10 +8,17 @@ _LATEST = ":latest"
 
 
 def served_name(name: str, pool: Pool, caller: Caller) -> str:
-    """The name that the server knows: `:latest` is dropped where only the bare name exists."""
-    bare = name.removesuffix(_LATEST)
+    """The name that the server knows.
+
+    `:latest` is dropped unless a model is called so; what comes out of Ollama's own store on this
+    machine may be asked without its prefix. A name that nobody knows stays as it is, but for that.
+    """
     known = {card.name for card in pool.cards(caller)}
-    return bare if name not in known and bare in known else name
+    bare = name.removesuffix(_LATEST)
+    for found in (name, bare, PREFIX + name, PREFIX + bare):
+        if found in known:
+            return found
+    return bare
 
 
 def pulled_name(name: str) -> str:
