@@ -105,7 +105,7 @@ class SchemaError(ValueError):
     def __init__(self, keywords: tuple[str, ...], path: str, why: str = "") -> None:
         named = ", ".join(f'"{keyword[:100]}"' for keyword in keywords)
         place = f" at {path[:200]}" if path else ""
-        super().__init__(f"{named}{place} cannot be enforced{': ' + why if why else ''}")
+        super().__init__(f"{named}{place}{': ' + why if why else ''}")
         self.keywords = keywords
         self.path = path
 
