@@ -255,6 +255,8 @@ def test_schemas_in_a_grammar_are_checked_too(
         ('start: %json {"not": {}}', 'grammar cannot be enforced: %json: "not"'),
         ("start: %json [1]", "behind %json, not an object"),
         ("start: %json {", "no JSON behind %json"),
+        ('start: %json {"minimum": 1e999}', "no JSON behind %json"),
+        ('start: %json {"const": NaN}', "no JSON behind %json"),
         ('start: "a" // %json {}', "in a string, a regex or a comment"),
         ('%llguidance {"foo": 1}\nstart: "a"', "the setting 'foo'"),
         ('%llguidance {"allow_invalid_utf8": true}\nstart: "a"', "allow_invalid_utf8"),

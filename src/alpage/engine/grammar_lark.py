@@ -52,6 +52,7 @@ def _object(text: str, at: int, option: str, behind: str) -> tuple[dict[str, Any
     """The JSON object that begins at `at`, and where it ends."""
     try:
         value, end = json.JSONDecoder().raw_decode(text, at)
+        json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{option} has no JSON behind {behind}: {error}") from None
     if not isinstance(value, dict):

@@ -31,6 +31,7 @@ notation of patterns; leap seconds are never given; names and strings have no `\
 """
 
 import difflib
+import graphlib
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -145,15 +146,10 @@ class Enforceable:
 
     def _check_whole(self) -> None:
         """What no single place can tell."""
-        for start in self._inside:
-            seen, found = set(), [start]
-            while found:
-                for target in self._inside.get(found.pop(), ()):
-                    if target == start:
-                        self._refuse("$ref", start, "it leads back to itself")
-                    if target not in seen:
-                        seen.add(target)
-                        found.append(target)
+        try:
+            graphlib.TopologicalSorter(self._inside).prepare()
+        except graphlib.CycleError as error:
+            self._refuse("$ref", error.args[1][0], "it leads back to itself")
         if self._meets and not can_meet(self._multiples):
             self._refuse("multipleOf", "", "together they are too large")
         if self._loose_keys and self._odd_names:
