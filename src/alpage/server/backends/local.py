@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from alpage import __version__
 from alpage.core.types import Message
 from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob, ToolName
+from alpage.server.backends.lengths import check_texts, too_long
 from alpage.server.backends.protocol import ModelCard, Pieces, ServedModel, Terms
 from alpage.server.errors import RequestError
 from alpage.server.queries import ChatQuery, EmbedQuery, Query, TextQuery
@@ -120,6 +121,7 @@ class LocalModel:
         """Render and encode the prompts."""
         prompts = len(query.prompts) if isinstance(query, TextQuery) else 1
         self._activity.check(prompts * query.choices)  # not encoded in vain
+        check_texts(self.llm, query)
         first = self._chat(query) if isinstance(query, ChatQuery) else self._texts(query)
         self._check_lengths([request.prompt for request in first])
         requests = [
@@ -184,11 +186,7 @@ class LocalModel:
         """Refuse prompts longer than the context, with the code that clients look for."""
         longest = max(map(len, prompts), default=0)
         if longest > self.llm.context:
-            raise RequestError(
-                f"the prompt has {longest} tokens, but the context holds {self.llm.context}; "
-                "shorten the prompt or serve the model with a larger context",
-                code="context_length_exceeded",
-            )
+            raise too_long(longest, self.llm.context)
 
 
 def require_local(model: ServedModel, what: str) -> LocalModel:
