@@ -15,6 +15,7 @@ from alpage.server.failures import on_alpage_error, on_bug, on_client_gone, on_h
 from alpage.server.guard import Guard
 from alpage.server.observe.observer import Observers
 from alpage.server.openai.routes import REQUESTS, openai_routes
+from alpage.server.openai.storage import ResponseStore
 from alpage.server.pool import Pool
 from alpage.server.running import ClientGoneError
 
@@ -25,6 +26,7 @@ class Surroundings:
 
     `local`: it listens on the loopback interface, so a Host header that names another machine is
     refused. `timeout`: seconds after which any answer ends. `log_prompts`: observers may see texts.
+    `responses`: where answers are kept that clients may come back to; None keeps none.
     """
 
     pool: Pool
@@ -33,6 +35,7 @@ class Surroundings:
     observers: Observers = field(default_factory=Observers)
     timeout: float | None = None
     log_prompts: bool = False
+    responses: ResponseStore | None = field(default_factory=ResponseStore)
 
 
 def create_app(around: Surroundings) -> FastAPI:
@@ -54,7 +57,7 @@ def create_app(around: Surroundings) -> FastAPI:
         loads = [{"id": model.card.name, "active_requests": model.active} for model in pool]
         return {"status": "ok", "version": __version__, "models": loads}
 
-    app.include_router(openai_routes(pool))
+    app.include_router(openai_routes(pool, around.responses))
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientGoneError, on_client_gone)

@@ -99,10 +99,21 @@ class LocalModel:
         options, tools = self._options(query), query.tools
         if query.tool_choice == "none":
             tools = None
+        elif query.tool is not None or query.tool_choice == "required":
+            raise RequestError("a call cannot be asked for yet", param="tool_choice")
+        elif tools and not query.parallel_tool_calls:
+            raise RequestError("one call only cannot be had yet", param="parallel_tool_calls")
+        elif any(tool["function"].get("strict") for tool in tools or ()):
+            raise RequestError("strict tools cannot be had yet", param="tools")
         return [self.llm.chat_request(query.messages, tools=tools, stop=query.stop, **options)]
 
     def _texts(self, query: TextQuery) -> list[TextRequest]:
         options = self._options(query)
+        free = options.get("regex") is None and options.get("grammar") is None
+        if query.score_prompts and free and options.get("max_tokens") == 1:
+            # Evaluations ask for one token behind the text that they score, and take one score
+            # off the end: it has to be there where the model would end the answer at once, too.
+            options["ignore_eos"] = True
         return [
             self.llm.completion_request(
                 prompt,
@@ -140,7 +151,8 @@ class LocalModel:
         longest = max(map(len, prompts), default=0)
         if longest > self.llm.context:
             raise RequestError(
-                f"the prompt has {longest} tokens, but the context holds {self.llm.context}; "
+                f"the prompt is too long: {longest} tokens, but the context holds "
+                f"{self.llm.context}; "
                 "shorten the prompt or serve the model with a larger context",
                 code="context_length_exceeded",
             )

@@ -3,11 +3,15 @@
 import dataclasses
 from typing import Any
 
+from pydantic import BaseModel
+
 from alpage.core.errors import AlpageError
 from alpage.core.types import SamplingParams
 from alpage.server.errors import RequestError, status_of
 
-_SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
+_OPTIONS = {field.name for field in dataclasses.fields(SamplingParams)} | {
+    "timeout", "regex", "grammar", "tools",
+}  # fmt: skip
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -20,14 +24,29 @@ _TYPES = {
 }
 
 
+class ErrorDetail(BaseModel):
+    """What went wrong: for a person, and in words for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorDetail
+
+
 def error_body(error: AlpageError) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`."""
     message = str(error)
     param = code = None
     if isinstance(error, RequestError):
         param, code = error.param, error.code
-    elif (word := message.partition(" ")[0]) in _SAMPLING:
-        param = word  # messages about sampling options begin with the option's name
+    elif (word := message.partition(" ")[0]) in _OPTIONS:
+        param = word  # messages about options begin with the option's name
     elif word == "json_schema":  # those about a schema likewise
         param = "response_format"
     kind = _TYPES.get(status_of(error), "invalid_request_error")
