@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpage.chat import fallback_template
+from alpage.chat import Notation, fallback_template
 from alpage.core.errors import FormatError, UsageError
 from alpage.core.types import Message
 from alpage.tokenizer import Tokenizer, from_gguf
@@ -14,7 +14,8 @@ from alpage.weights.source import ModelSource
 if TYPE_CHECKING:
     from alpage.chat import ChatTemplate
 
-_PYTHON_TAG = "<|python_tag|>"
+_SHOWN = ("<|python_tag|>", Notation.TAGGED.value, "</tool_call>")
+_LLAMA3 = ("<|python_tag|>", "<|start_header_id|>")
 
 
 class TextSide:
@@ -41,8 +42,20 @@ class TextSide:
     @cached_property
     def shown_in_calls(self) -> frozenset[int]:
         """Special tokens that belong to the text when tool calls are looked for."""
-        tag = self.tokenizer.special_ids.get(_PYTHON_TAG)
-        return frozenset() if tag is None else frozenset({tag})
+        known = self.tokenizer.special_ids
+        return frozenset(known[text] for text in _SHOWN if text in known)
+
+    @cached_property
+    def notation(self) -> Notation | None:
+        """How the model's template writes calls; None for a way that is not read here."""
+        source = self.template.source
+        if not self.template.knows_tools or Notation.TAGGED.value in source:
+            return Notation.TAGGED  # a template that knows no tools has them told in this one
+        if Notation.FUNCTION.value in source:
+            return Notation.FUNCTION
+        if '"parameters"' in source and any(t in self.tokenizer.special_ids for t in _LLAMA3):
+            return Notation.BARE
+        return None
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of plain text, with the begin-of-text token where the model expects one."""
