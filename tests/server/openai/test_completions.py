@@ -10,6 +10,7 @@ from alpage import Llama
 TEXT = "The capital of France is Paris — naïve, 東京 🏔."
 
 
+@pytest.mark.client("openai", "completions: texts, token ids, lists of both")
 def test_text_and_ids_and_lists_of_both(client: openai.OpenAI, llm: Llama) -> None:
     prompts = ["The capital of France is", "One, two, three,"]
     ids = [llm.tokenize(prompt) for prompt in prompts]
@@ -38,6 +39,7 @@ def test_sixteen_tokens_by_default_and_usage(client: openai.OpenAI, llm: Llama) 
     assert {choice.finish_reason for choice in answer.choices} == {"length"}
 
 
+@pytest.mark.client("openai", "completions: n, seed")
 def test_choices_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
     def ask(prompt: Any, n: int, seed: int) -> list[str]:
         answer = client.completions.create(
@@ -120,6 +122,7 @@ def test_offsets_point_into_the_text(client: openai.OpenAI) -> None:
     assert spelled > 0  # the text has characters of several tokens
 
 
+@pytest.mark.client("openai", "completions: streaming with usage")
 def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {
         "model": "smollm2", "prompt": ["Hills and", "The sea"], "max_tokens": 5, "temperature": 0,

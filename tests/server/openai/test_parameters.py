@@ -72,8 +72,11 @@ CHAT = Endpoint(
         "stream": {"stream": True},
         "stream_options": {"stream": True, "stream_options": {"include_usage": True}},
         "tools": {"tools": [TOOL]},
-        "tool_choice": {"tools": [TOOL], "tool_choice": "none"},
-        "parallel_tool_calls": {"tools": [TOOL], "parallel_tool_calls": True},
+        "tool_choice": {"tools": [TOOL], "tool_choice": "required", "max_tokens": 40},
+        "parallel_tool_calls": {
+            "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False,
+            "max_tokens": 40,
+        },
     },
     {
         "user": "someone",
@@ -144,7 +147,7 @@ RESPONSE = Endpoint(
         "stream": {"stream": True},
         "text": {"text": FORMAT},
         "tools": {"tools": [FLAT_TOOL]},
-        "tool_choice": {"tools": [FLAT_TOOL], "tool_choice": "none"},
+        "tool_choice": {"tools": [FLAT_TOOL], "tool_choice": "required", "max_output_tokens": 40},
         "parallel_tool_calls": {"parallel_tool_calls": False},
         "user": {"user": "someone"},
         "safety_identifier": {"safety_identifier": "someone"},

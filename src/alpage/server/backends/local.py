@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpage import __version__
-from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob
+from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob, ToolName
 from alpage.server.backends.protocol import ModelCard, Pieces, Terms
 from alpage.server.errors import RequestError
 from alpage.server.queries import ChatQuery, EmbedQuery, Query, TextQuery
@@ -96,16 +96,15 @@ class LocalModel:
         return LocalAnswers(self.llm, self._activity, tuple(requests), query.choices)
 
     def _chat(self, query: ChatQuery) -> list[TextRequest]:
-        options, tools = self._options(query), query.tools
-        if query.tool_choice == "none":
-            tools = None
-        elif query.tool is not None or query.tool_choice == "required":
-            raise RequestError("a call cannot be asked for yet", param="tool_choice")
-        elif tools and not query.parallel_tool_calls:
-            raise RequestError("one call only cannot be had yet", param="parallel_tool_calls")
-        elif any(tool["function"].get("strict") for tool in tools or ()):
-            raise RequestError("strict tools cannot be had yet", param="tools")
-        return [self.llm.chat_request(query.messages, tools=tools, stop=query.stop, **options)]
+        request = self.llm.chat_request(
+            query.messages,
+            tools=query.tools,
+            tool_choice=query.tool_choice if query.tool is None else ToolName(query.tool),
+            parallel_tool_calls=query.parallel_tool_calls,
+            stop=query.stop,
+            **self._options(query),
+        )
+        return [request]
 
     def _texts(self, query: TextQuery) -> list[TextRequest]:
         options = self._options(query)

@@ -1,6 +1,7 @@
 """Errors in OpenAI's shape."""
 
 import dataclasses
+import re
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,8 +11,9 @@ from alpage.core.types import SamplingParams
 from alpage.server.errors import RequestError, status_of
 
 _OPTIONS = {field.name for field in dataclasses.fields(SamplingParams)} | {
-    "timeout", "regex", "grammar", "tools",
+    "timeout", "regex", "grammar", "json_schema", "tools", "tool_choice",
 }  # fmt: skip
+_PLACE = re.compile(r"(\w+)((?:\[\d+\]|\.\w+)*)[: ]")
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -39,15 +41,21 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+def place_of(message: str) -> str | None:
+    """The field of a chat that a message is about: those about options begin with its name."""
+    found = _PLACE.match(message)
+    if found is None or found[1] not in _OPTIONS:
+        return None
+    return "response_format" if found[1] == "json_schema" else found[1] + found[2]
+
+
 def error_body(error: AlpageError) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`."""
     message = str(error)
     param = code = None
     if isinstance(error, RequestError):
         param, code = error.param, error.code
-    elif (word := message.partition(" ")[0]) in _OPTIONS:
-        param = word  # messages about options begin with the option's name
-    elif word == "json_schema":  # those about a schema likewise
-        param = "response_format"
+    else:
+        param = place_of(message)
     kind = _TYPES.get(status_of(error), "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -12,6 +12,7 @@ from alpage.core.errors import UsageError
 from alpage.server.call import Call, Job, call_of
 from alpage.server.errors import RequestError
 from alpage.server.events import EventStream
+from alpage.server.openai.errors import place_of
 from alpage.server.openai.items import JsonItem, kept_items
 from alpage.server.openai.reading import body_of, check_parameters, read, statuses
 from alpage.server.openai.response_request import LOGPROBS, ResponseRequest
@@ -95,10 +96,12 @@ async def _asked(call: Call, asked: ResponseRequest, items: list[JsonItem]) -> J
     query = await asyncio.to_thread(asked.query, items)
     try:
         return await call.ask(asked.model, query)
-    except UsageError as error:
-        if str(error).startswith("json_schema"):  # here the field has another name
-            raise RequestError(str(error), param="text.format") from error
-        raise
+    except UsageError as error:  # here some fields have other names
+        message = str(error)
+        if message.startswith("tools["):
+            message = message.replace(".function", "", 1)
+        param = "text.format" if message.startswith("json_schema") else place_of(message)
+        raise RequestError(message, param=param) from error
 
 
 def _found(
