@@ -109,9 +109,9 @@ def test_the_keyword_at_fault_is_named(schema: Any, keyword: str, place: str) ->
     with pytest.raises(UsageError) as caught:
         Grammar.json_schema(schema)
     text = str(caught.value)
-    assert text.startswith("json_schema: ")
+    assert text.startswith("json_schema cannot be enforced: ")
     assert f'"{keyword}"' in text
-    assert (re.search(r" at (\S+) cannot", text) or [None, ""])[1] == place
+    assert (re.search(r'" at (/[^\s:]+)', text) or [None, ""])[1] == place
     assert len(text) < 500
 
 
@@ -252,10 +252,14 @@ def test_schemas_in_a_grammar_are_checked_too(
     assert spells(compiler, tokenizer, date, 'on "2024-02-29"', "lark")
     assert not spells(compiler, tokenizer, date, 'on "2023-02-29"', "lark")
     for text, message in [
-        ('start: %json {"not": {}}', 'grammar: %json: "not" cannot be enforced'),
-        ("start: %json [1]", "behind %json stands"),
-        ("start: %json {", "behind %json stands no JSON"),
+        ('start: %json {"not": {}}', 'grammar cannot be enforced: %json: "not"'),
+        ("start: %json [1]", "behind %json, not an object"),
+        ("start: %json {", "no JSON behind %json"),
+        ('start: %json {"minimum": 1e999}', "no JSON behind %json"),
+        ('start: %json {"const": NaN}', "no JSON behind %json"),
         ('start: "a" // %json {}', "in a string, a regex or a comment"),
+        ('%llguidance {"foo": 1}\nstart: "a"', "the setting 'foo'"),
+        ('%llguidance {"allow_invalid_utf8": true}\nstart: "a"', "allow_invalid_utf8"),
         ("start: a\na[temperature=0.5]: /x+/", "the rule option temperature="),
         ('start: a "x"\na[stop="x"]: /.*/', "the rule option stop="),
     ]:
@@ -278,3 +282,17 @@ def test_hostile_schemas_are_bounded() -> None:
             Grammar.json_schema(schema)
     names = {f"d{i}": {"properties": {"n": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(3000)}
     Grammar.json_schema({"$ref": "#/$defs/d0", "$defs": names | {"d3000": {}}})
+
+
+def test_any_json_object_is_json_however_deep(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    constraint = compiler.begin(Grammar.json_schema({"type": "object"}), None)
+    text = '{"a": ' + "[" * 800 + "]" * 800 + "}"
+    for token in tokenizer.encode_inside(text):
+        assert not constraint.complete, "an answer cut here has not ended"
+        assert constraint.allows(token)
+        constraint.accept(token)
+    assert constraint.complete
+    assert isinstance(json.loads(text), dict)
+    assert not constraint.allowed().any(), "nothing follows"

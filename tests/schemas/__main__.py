@@ -10,6 +10,7 @@ schemas.json. Ends with 1 where an answer is invalid or something failed.
 import argparse
 import collections
 import datetime
+import functools
 import json
 import os
 import platform
@@ -82,7 +83,7 @@ def by_walks(enforced: list[Named], walker: Walker, walks: int) -> Tally:
     for name, schema in enforced:
         grammar = grammar_of(schema)
         for seed in range(walks):
-            tally.add(name, schema, lambda g=grammar, s=seed: walker.walk(g, s, _WALK_TOKENS))  # type: ignore[misc]
+            tally.add(name, schema, functools.partial(walker.walk, grammar, seed, _WALK_TOKENS))
     return tally
 
 

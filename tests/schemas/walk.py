@@ -68,7 +68,7 @@ _WHOLE = ("Unsatisfiable", "too complex", "patternProperty", "min/maxProperties"
 
 def refused_keyword(message: str) -> str:
     """The keyword that a refusal names; an AssertionError where it names none."""
-    found = re.match(r'json_schema: ((?:"[^"]+"(?:, )?)+)', message)
+    found = re.match(r'json_schema cannot be enforced: ((?:"[^"]+"(?:, )?)+)', message)
     if found:
         return found[1].replace('"', "")
     near = [kind for kind in _WHOLE if kind in message]

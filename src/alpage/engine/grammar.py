@@ -80,7 +80,7 @@ class Grammar:
         try:
             found = Enforceable(value)
         except SchemaError as error:
-            raise UsageError(f"json_schema: {error}") from None
+            raise UsageError(f"json_schema cannot be enforced: {error}") from None
         body = json.dumps(found.schema | {"$defs": found.definitions}, ensure_ascii=False)
         return cls("json_schema", text, body)
 

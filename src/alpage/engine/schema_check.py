@@ -31,6 +31,7 @@ notation of patterns; leap seconds are never given; names and strings have no `\
 """
 
 import difflib
+import graphlib
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -105,7 +106,7 @@ class SchemaError(ValueError):
     def __init__(self, keywords: tuple[str, ...], path: str, why: str = "") -> None:
         named = ", ".join(f'"{keyword[:100]}"' for keyword in keywords)
         place = f" at {path[:200]}" if path else ""
-        super().__init__(f"{named}{place} cannot be enforced{': ' + why if why else ''}")
+        super().__init__(f"{named}{place}{': ' + why if why else ''}")
         self.keywords = keywords
         self.path = path
 
@@ -145,15 +146,10 @@ class Enforceable:
 
     def _check_whole(self) -> None:
         """What no single place can tell."""
-        for start in self._inside:
-            seen, found = set(), [start]
-            while found:
-                for target in self._inside.get(found.pop(), ()):
-                    if target == start:
-                        self._refuse("$ref", start, "it leads back to itself")
-                    if target not in seen:
-                        seen.add(target)
-                        found.append(target)
+        try:
+            graphlib.TopologicalSorter(self._inside).prepare()
+        except graphlib.CycleError as error:
+            self._refuse("$ref", error.args[1][0], "it leads back to itself")
         if self._meets and not can_meet(self._multiples):
             self._refuse("multipleOf", "", "together they are too large")
         if self._loose_keys and self._odd_names:

@@ -190,12 +190,12 @@ def _arguments(tool: Tool, names: str, *, checked: bool) -> dict[str, Any]:
         json.dumps(given, allow_nan=False)
         found = Enforceable(given, names)
     except SchemaError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{where} cannot be enforced: {error}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{where} is not JSON: {error}") from None
     kinds = found.schema.get("type", "object")
     if kinds != "object" and "object" not in kinds:
-        raise UsageError(f'{where}: "type" is {kinds!r:.60}, but arguments are an object')
+        raise UsageError(f'{where} has the "type" {kinds!r:.60}, but arguments are an object')
     return found.schema | {"type": "object", "$defs": found.definitions}
 
 
