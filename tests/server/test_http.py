@@ -61,6 +61,15 @@ def test_the_schema_describes_the_bodies(url: str) -> None:
     fields = bodies["ChatRequest"]["properties"]
     assert {"messages", "top_k", "stream_options"} <= set(fields)
     assert bodies["ChatRequest"]["additionalProperties"] is False
+    for path in PATHS:
+        asked = schema["paths"][path]["post"]
+        assert asked["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        assert {"200", "400", "401", "404", "408", "413", "415", "429", "503"} <= set(
+            asked["responses"]
+        )
+        streams = "text/event-stream" in asked["responses"]["200"]["content"]
+        assert streams == (path != "/v1/embeddings")
+    assert set(bodies["ErrorBody"]["properties"]) == {"error"}
     text = json.dumps(schema)
     for part in text.split('"#/components/schemas/')[1:]:
         assert part.partition('"')[0] in bodies

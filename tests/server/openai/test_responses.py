@@ -1,5 +1,6 @@
 """The Responses API through the openai client, with the default model."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,10 +9,13 @@ import httpx
 import openai
 import pydantic
 import pytest
+from starlette.datastructures import Headers
 from tests.server.serving import serving
 
 from alpage import Llama
+from alpage.server.accounts.caller import ANYONE
 from alpage.server.app import Surroundings
+from alpage.server.call import Call
 from alpage.server.pool import Pool
 
 ASK = "Say hello to the world."
@@ -363,3 +367,34 @@ def test_parameters_of_kept_responses(
     answer = httpx.get(f"{url}/v1/responses/{kept}{path}")
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+class NamingDoor:
+    """Lets everyone in; the key is the name of the tenant."""
+
+    async def enter(self, call: Call, path: str, headers: Headers) -> None:
+        tenant = headers["authorization"].removeprefix("Bearer ")
+        call.caller = dataclasses.replace(ANYONE, tenant=tenant)
+
+    def leave(self, call: Call) -> None:
+        """Nothing was counted."""
+
+
+def test_nobody_reads_what_another_tenant_keeps(models: Pool) -> None:
+    around = Surroundings(pool=models, local=True, door=NamingDoor())
+    with (
+        serving(around) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="ada", max_retries=0) as ada,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="bob", max_retries=0) as bob,
+    ):
+        kept = create(ada, max_output_tokens=1)
+        assert ada.responses.retrieve(kept.id) == kept
+        with pytest.raises(openai.NotFoundError):
+            bob.responses.retrieve(kept.id)
+        with pytest.raises(openai.NotFoundError):
+            bob.responses.delete(kept.id)
+        with pytest.raises(openai.NotFoundError):
+            bob.responses.input_items.list(kept.id)
+        with pytest.raises(openai.NotFoundError):
+            create(bob, previous_response_id=kept.id)
+        assert ada.responses.retrieve(kept.id) == kept

@@ -52,10 +52,19 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
-Ids = Annotated[list[int], Field(fail_fast=True, max_length=_MAX_IDS)]
-Texts = Annotated[list[str], Field(fail_fast=True, max_length=_MAX_PROMPTS)]
-IdLists = Annotated[list[Ids], Field(fail_fast=True, max_length=_MAX_PROMPTS)]
-Prompts = str | Texts | Ids | IdLists
+# That there is something is checked later, with a message of its own: here it is only told.
+Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+_ONE = {"minItems": 1}
+Ids = Annotated[list[int], Field(fail_fast=True, max_length=_MAX_IDS, json_schema_extra=_ONE)]
+Texts = Annotated[
+    list[Text], Field(fail_fast=True, max_length=_MAX_PROMPTS, json_schema_extra=_ONE)
+]
+IdLists = Annotated[
+    list[Ids], Field(fail_fast=True, max_length=_MAX_PROMPTS, json_schema_extra=_ONE)
+]
+Prompts = Text | Texts | Ids | IdLists
+_ID = {"propertyNames": {"pattern": "^[0-9]{1,9}$"}}
+Biases = Annotated[dict[int, float], Field(max_length=MAX_BIASES, json_schema_extra=_ID)]
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_bounded)]
 Pattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN)]
 """A regular expression, or a grammar."""
@@ -106,7 +115,7 @@ class AnswerFields(Body):
     seed: Annotated[int, Field(ge=-(_SEEDS >> 1), lt=_SEEDS)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[int, float], Field(max_length=MAX_BIASES)] | None = None
+    logit_bias: Biases | None = None
     # Extensions of Alpage.
     top_k: int | None = None
     min_p: float | None = None

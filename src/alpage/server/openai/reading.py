@@ -63,8 +63,7 @@ def statuses(*, body: bool = False, stream: bool = False) -> Documented:
         status: {"description": text, "model": ErrorBody} for status, text in refusals.items()
     }
     if stream:
-        events = {"schema": {"type": "string"}}
-        found[200] = {"description": "The answer", "content": {"text/event-stream": events}}
+        found[200] = {"description": "The answer", "content": {"text/event-stream": {}}}
     return found
 
 
