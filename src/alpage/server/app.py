@@ -24,6 +24,7 @@ from alpage.server.ollama.routes import REQUESTS as OLLAMA_REQUESTS
 from alpage.server.ollama.routes import ollama_routes
 from alpage.server.openai.routes import REQUESTS as OPENAI_REQUESTS
 from alpage.server.openai.routes import openai_routes
+from alpage.server.openai.storage import ResponseStore
 from alpage.server.page import page_routes
 from alpage.server.pool import Pool
 from alpage.server.running import ClientGoneError
@@ -43,7 +44,8 @@ class Surroundings:
     client may read nothing of what waits for it. `log_prompts`: observers may see texts. `metrics`
     are shown at /metrics, and have to be among the `observers`.
     `certificate`: files of a TLS certificate, with those above it, and of its key. `home`: where
-    clients pull models to; None for the settings' model cache.
+    clients pull models to; None for the settings' model cache. `responses`: where answers are kept
+    that clients may come back to; None keeps none.
     """
 
     pool: Pool
@@ -60,6 +62,7 @@ class Surroundings:
     log_prompts: bool = False
     certificate: tuple[Path, Path] | None = None
     home: Path | None = None
+    responses: ResponseStore | None = field(default_factory=ResponseStore)
 
 
 def create_app(around: Surroundings) -> FastAPI:
@@ -79,7 +82,7 @@ def create_app(around: Surroundings) -> FastAPI:
     if around.metrics is not None:
         app.include_router(metrics_routes(around.metrics))
     app.include_router(anthropic_routes(pool))  # before OpenAI's, which has the same paths
-    app.include_router(openai_routes(pool))
+    app.include_router(openai_routes(pool, around.responses))
     app.include_router(ollama_routes(pool, around.home))
     app.include_router(text_routes())
     app.include_router(page_routes())

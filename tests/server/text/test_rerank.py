@@ -103,8 +103,11 @@ def test_equal_documents_keep_their_order(url: str, method: str) -> None:
         ({"query": "a", "documents": ["b"] * 1001}, "documents is "),
         ({"query": "a", "documents": ["b"], "top_n": 0}, "top_n is 0"),
         ({"query": "a", "documents": ["b"], "method": "magic"}, 'method is "magic": supported is'),
-        ({"query": "a", "documents": ["b", "word " * 600]}, "the prompt has 60"),
-        ({"query": "a", "documents": ["b" * 4000], "method": "embedding"}, "the prompt has "),
+        ({"query": "a", "documents": ["b", "word " * 600]}, "the prompt is too long: 60"),
+        (
+            {"query": "a", "documents": ["b" * 4000], "method": "embedding"},
+            "the prompt is too long: ",
+        ),
     ],
 )
 def test_refusals(url: str, body: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ from alpage.server.anthropic.models import model_routes
 from alpage.server.call import Call, Job, call_of
 from alpage.server.errors import RequestError
 from alpage.server.events import EventStream, Failed, event
-from alpage.server.openai.routes import read
+from alpage.server.openai.reading import read
 from alpage.server.pool import Pool
 from alpage.server.running import while_connected
 

@@ -30,8 +30,8 @@ def check_texts(llm: Llama, query: ChatQuery | TextQuery | EmbedQuery) -> None:
 def too_long(tokens: int, context: int, *, more: bool = False) -> RequestError:
     """What is said of a prompt that the context cannot hold, with the code that clients know."""
     return RequestError(
-        f"the prompt has {'more than ' if more else ''}{tokens} tokens, but the context holds "
-        f"{context}; shorten the prompt or serve the model with a larger context",
+        f"the prompt is too long: {'more than ' if more else ''}{tokens} tokens, but the context "
+        f"holds {context}; shorten the prompt or serve the model with a larger context",
         code="context_length_exceeded",
     )
 

@@ -149,6 +149,11 @@ class LocalModel:
 
     def _texts(self, query: TextQuery) -> list[TextRequest]:
         options = self._options(query)
+        free = options.get("regex") is None and options.get("grammar") is None
+        if query.score_prompts and free and options.get("max_tokens") == 1:
+            # Evaluations ask for one token behind the text that they score, and take one score
+            # off the end: it has to be there where the model would end the answer at once, too.
+            options["ignore_eos"] = True
         return [
             self.llm.completion_request(
                 prompt,

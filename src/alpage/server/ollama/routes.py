@@ -29,7 +29,7 @@ from alpage.server.ollama.models import OllamaShow
 from alpage.server.ollama.names import served_name
 from alpage.server.ollama.pull import OllamaPull, Pulls
 from alpage.server.ollama.requests import OllamaChat, OllamaGenerate
-from alpage.server.openai.routes import read
+from alpage.server.openai.reading import read
 from alpage.server.pool import Pool
 from alpage.server.running import while_connected
 

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from alpage.core.types import Message
 from alpage.server.errors import RequestError
-from alpage.server.openai.chat_request import ChatMessage, Tool
+from alpage.server.openai.chat_request import ChatMessage
 from alpage.server.openai.fields import Body, Fields
+from alpage.server.openai.tools import Tool
 
 MAX_CHARACTERS = 1 << 20
 MAX_PIECES = 1 << 16

@@ -12,7 +12,7 @@ from alpage.server.backends.local import LocalModel, require_local
 from alpage.server.bodies import described
 from alpage.server.call import Call, call_of
 from alpage.server.errors import RequestError
-from alpage.server.openai.routes import read
+from alpage.server.openai.reading import read
 from alpage.server.running import while_connected
 from alpage.server.text.requests import (
     MAX_PIECES,
