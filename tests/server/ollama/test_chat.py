@@ -132,8 +132,8 @@ def test_a_format_is_followed(asking: ollama.Client) -> None:
 
 @pytest.mark.client("ollama", "chat: format with keywords that cannot be enforced", refused=True)
 def test_a_format_that_cannot_be_followed(asking: ollama.Client) -> None:
-    with pytest.raises(ollama.ResponseError, match=r"^format uses keywords that cannot.*if") as hit:
-        asking.chat("smollm2", HELLO, format={"type": "object", "if": {}})
+    with pytest.raises(ollama.ResponseError, match=r"^format cannot be .*uniqueItems") as hit:
+        asking.chat("smollm2", HELLO, format={"type": "array", "uniqueItems": True})
     assert hit.value.status_code == 400
     with pytest.raises(ollama.ResponseError, match="leaves no room for calls of tools"):
         asking.chat("smollm2", HELLO, format={"type": "object"}, tools=[get_weather])
