@@ -22,7 +22,7 @@ from alpage.server.config import (
     seconds_of,
     size_of,
 )
-from alpage.server.stock import pool_of
+from alpage.server.stock import LocalModels, pool_of
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "serve-config.md"
 
@@ -161,6 +161,24 @@ def test_a_pool_of_a_configuration(
     assert pool.card("first", ANYONE).loaded and not pool.card("second", ANYONE).loaded
     assert 96_000_000 < pool.bytes_of("first") < 2 * 10**9
     pool.close()
+
+
+def test_models_of_this_machine_by_name_alone(
+    smollm2_path: Path, alpage_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(smollm2_path.parent)
+    here = LocalModels(ServerConfig(), alpage_home, Settings(home=alpage_home))
+    offer = here.find("smollm2")
+    assert offer is not None
+    assert (offer.card.name, offer.card.licence, offer.preload) == (
+        "smollm2", "Apache-2.0", False,
+    )  # fmt: skip
+    planned = offer.plan(10**9)
+    assert smollm2_path.stat().st_size < planned.bytes <= 10**9
+    # Files are no names, and nothing is downloaded.
+    for name in (smollm2_path.name, str(smollm2_path), "./x", "no/such", "ollama:none", "", "\0"):
+        assert here.find(name) is None
+    assert not [card for card in here.cards() if card.name.endswith(".gguf")]
 
 
 @pytest.mark.parametrize(
