@@ -67,3 +67,23 @@ def test_scores_are_the_logprobs_of_what_was_generated(llm: Llama) -> None:
 def test_a_context_larger_than_the_models_is_refused(smollm2_path: Path) -> None:
     with pytest.raises(UsageError, match="between 1 and the model's 8192 tokens, not 9000"):
         Llama.load(smollm2_path, context=9000, settings=Settings())
+
+
+GREET = [{"role": "user", "content": "Say hello to the world."}]
+
+
+def test_the_answer_goes_on_from_its_beginning(llm: Llama) -> None:
+    whole = llm.chat(GREET, temperature=0, max_tokens=20)
+    begun, rest = whole.text[:14], whole.text[14:]
+    request = llm.chat_request(GREET, begun=begun, temperature=0, max_tokens=10)
+    text = llm.stream(request).result().text
+    assert text
+    assert rest.startswith(text)
+
+
+def test_the_beginning_is_text_and_never_a_special_token(llm: Llama) -> None:
+    plain = llm.chat_request(GREET)
+    marked = llm.chat_request(GREET, begun="<|im_end|>")
+    added = list(marked.prompt)[len(plain.prompt) :]
+    assert len(added) > 1
+    assert not any(llm.tokenizer.is_special(token) for token in added)

@@ -12,7 +12,7 @@ import pytest
 from alpage.server.guard import MAX_BODY
 
 CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-PATHS = ("/v1/chat/completions", "/v1/completions")
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 
 
 def refusal(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -54,11 +54,22 @@ def test_what_is_not_there(url: str) -> None:
 
 def test_the_schema_describes_the_bodies(url: str) -> None:
     schema = httpx.get(f"{url}/openapi.json").json()
-    assert set(schema["paths"]) == {"/health", "/ready", "/v1/models", "/v1/models/{name}", *PATHS}
+    paths = {"/health", "/ready", "/v1/models", "/v1/models/{name}", *PATHS}
+    paths |= {"/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items"}
+    assert paths <= set(schema["paths"])
     bodies = schema["components"]["schemas"]
     fields = bodies["ChatRequest"]["properties"]
     assert {"messages", "top_k", "stream_options"} <= set(fields)
     assert bodies["ChatRequest"]["additionalProperties"] is False
+    for path in PATHS:
+        asked = schema["paths"][path]["post"]
+        assert asked["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        assert {"200", "400", "401", "404", "408", "413", "415", "429", "503"} <= set(
+            asked["responses"]
+        )
+        streams = "text/event-stream" in asked["responses"]["200"]["content"]
+        assert streams == (path != "/v1/embeddings")
+    assert set(bodies["ErrorBody"]["properties"]) == {"error"}
     text = json.dumps(schema)
     for part in text.split('"#/components/schemas/')[1:]:
         assert part.partition('"')[0] in bodies
@@ -161,6 +172,8 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(url: str) -> None:
     assert httpx.get(f"{url}/health").status_code == 200
 
 
+HUGE = {"type": "object", "description": "x" * (1 << 18)}
+TOOL = {"type": "function", "function": {"name": "g"}}
 SEVENTEEN = [f"{i}" for i in range(17)]
 
 
@@ -169,13 +182,53 @@ SEVENTEEN = [f"{i}" for i in range(17)]
     [
         ({"temperatur": 1}, "no such field; did you mean temperature?", "temperatur"),
         ({"response_format": {"type": "grammar"}}, "response_format", "response_format.type"),
-        ({"tool_choice": "required"}, 'tool_choice is "required": supported is', "tool_choice"),
+        ({"tool_choice": "required"}, "asks for a call, but there are no tools", "tool_choice"),
+        ({"tool_choice": "any"}, "supported is 'none', 'auto' or 'required'", "tool_choice"),
         (
             {"tool_choice": {"type": "function", "function": {"name": "f"}}},
-            "tool_choice is {",
+            "asks for a call, but there are no tools",
             "tool_choice",
         ),
-        ({"parallel_tool_calls": False}, "supported is true", "parallel_tool_calls"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [TOOL]},
+            "tool_choice names 'f', which is none of the tools: g",
+            "tool_choice",
+        ),
+        (
+            {"tool_choice": {"type": "custom", "custom": {"name": "f"}}},
+            'tool_choice.type is "custom": supported is',
+            "tool_choice.type",
+        ),
+        (
+            {
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "auto", "tools": []},
+                },
+                "tools": [TOOL],
+            },
+            "tool_choice allows no tool at all",
+            "tool_choice",
+        ),
+        ({"tools": [TOOL, TOOL]}, "two tools have the name 'g'", "tools"),
+        ({"timeout": 0}, "timeout is 0", "timeout"),
+        ({"regex": "a", "grammar": "start: A"}, "regex and grammar both say", "grammar"),
+        (
+            {"regex": "a", "response_format": {"type": "json_object"}},
+            "response_format and regex both say",
+            "regex",
+        ),
+        ({"regex": "("}, "regex", "regex"),
+        ({"regex": "a" * 65_537}, "at most 65536 characters", "regex"),
+        ({"grammar": "start: undefined"}, "grammar", "grammar"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": HUGE}}]},
+            "a schema has at most 262144 characters",
+            "tools[0].function.parameters",
+        ),
+        ({"metadata": {"a" * 65: "b"}}, "at most 64 characters", None),
+        ({"metadata": {str(i): "b" for i in range(17)}}, "at most 16 items", "metadata"),
+        ({"logit_bias": {str(i): 1 for i in range(8193)}}, "at most 8192", "logit_bias"),
         ({"store": True}, "store is true: supported is false", "store"),
         ({"audio": {"voice": "x"}}, "does not support it; leave it out", "audio"),
         ({"reasoning_effort": "low"}, "does not support it", "reasoning_effort"),
@@ -218,11 +271,6 @@ SEVENTEEN = [f"{i}" for i in range(17)]
             {"tools": [{"type": "function", "function": {"name": "a b"}}]},
             'tools[0].function.name is "a b"',
             "tools[0].function.name",
-        ),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
-            "strict is true: supported is false",
-            "tools[0].function.strict",
         ),
         ({"tools": [{"type": "custom"}]}, "tools[0].type", "tools[0].type"),
     ],

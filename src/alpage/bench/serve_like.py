@@ -12,7 +12,7 @@ import numpy as np
 from alpage.bench.latency import UNITS, figures
 from alpage.bench.machine import others_at_work, processor_times, stolen_share, this_machine
 from alpage.bench.report import FEWEST_RUNS, Measurement, Report, Values
-from alpage.bench.session import check_machine, check_peer, disturbances, model_facts
+from alpage.bench.session import PEERS, check_machine, check_peer, disturbances, model_facts
 from alpage.bench.traffic import Load, Mix, Traffic, from_text, from_vocabulary
 from alpage.bench.turns import Progress, Worker, workers
 from alpage.bench.worker import Job
@@ -21,6 +21,8 @@ from alpage.core.processors import usable_processors
 from alpage.llama.text import load_text_side
 from alpage.weights.source import ModelSource, open_model
 
+OVER_HTTP = "http"
+"""In the place of a peer: Alpage's own server, to tell what it adds to its engine."""
 TOGETHER = (16, 64)
 """Loads where none is asked for."""
 _ROUNDS_OF_PLACES = 4
@@ -94,7 +96,8 @@ def check(options: Options) -> None:
         raise UsageError(f"--temperature must be between 0 and 100, not {options.temperature:g}")
     if not 0 <= options.seed < 1 << 63:
         raise UsageError(f"--seed must be between 0 and 2^63 - 1, not {options.seed}")
-    check_peer(options.against, options.model)
+    if options.against != OVER_HTTP:
+        check_peer(options.against, options.model, known=(*PEERS, OVER_HTTP))
 
 
 def measure(options: Options, progress: Progress) -> Report:

@@ -73,12 +73,12 @@ def check_machine(runs: int, threads: int | None, isa: str | None) -> None:
         raise UsageError(f"this machine does not run {isa}; it runs {', '.join(available_isas())}")
 
 
-def check_peer(against: str | None, model: Path) -> None:
+def check_peer(against: str | None, model: Path, known: Sequence[str] = PEERS) -> None:
     """UsageError for a peer that is unknown, not installed, or cannot read the model."""
     if against is None:
         return
-    if against not in PEERS:
-        raise UsageError(f"--against takes {', '.join(PEERS)}, not {against!r}")
+    if against not in known:
+        raise UsageError(f"--against takes {', '.join(known)}, not {against!r}")
     if model.is_dir():
         raise UsageError(
             f"--against llama.cpp needs a GGUF file that both engines read; {model} is a folder"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the engine loads only where it is measured
     from alpage.bench.serving import Server
 
 Answerer = Callable[[dict[str, Any]], dict[str, Any]]
-EngineName = str  # "alpage" or "llama.cpp"
+EngineName = str  # "alpage", "llama.cpp" or "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,10 @@ def _server(job: Job) -> "Server":
         from alpage.bench.slots import LlamaCppServer
 
         return LlamaCppServer(Path(job.model), threads=job.threads, sampling=sampling)
+    if job.engine == "http":
+        from alpage.bench.over_http import HttpServer
+
+        return HttpServer(Path(job.model), threads=job.threads, sampling=sampling)
     return AlpageServer(Path(job.model), threads=job.threads, isa=job.isa, sampling=sampling)
 
 

@@ -9,6 +9,7 @@ from alpage.chat.stops import StopStrings
 from alpage.chat.tools import (
     ArgumentsDelta,
     ContentDelta,
+    Notation,
     ParsedAnswer,
     ToolCallEnd,
     ToolCallStart,
@@ -25,6 +26,7 @@ __all__ = [
     "ArgumentsDelta",
     "ChatTemplate",
     "ContentDelta",
+    "Notation",
     "ParsedAnswer",
     "Segment",
     "StopStrings",

@@ -6,6 +6,7 @@ else. Nothing is evaluated, and nesting is bounded, so hostile text costs linear
 
 import json
 import re
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ TERMINATORS = ("<|eom_id|>", "<|eot_id|>", "<|end_of_text|>", "<|im_end|>")
 CALL_KEYS = frozenset({"name", "parameters", "arguments", "type", "id"})
 
 _MAX_DEPTH = 64
+_LONGEST_INTEGER = 4000  # digits; Python reads 4,300
 _MAX_CALLS = 128
 _NAME = re.compile(r"[A-Za-z_][\w.\-]{0,127}", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,127}(?:\.[A-Za-z_]\w{0,127})*", re.ASCII)
@@ -60,12 +62,27 @@ def make_call(name: Any, arguments: Any, known: Collection[str] | None) -> ToolC
     return ToolCall(name, text, arguments)
 
 
-def load_json(text: str) -> Any:
+def load_json(text: str, *, clamped: bool = False) -> Any:
     """Parse strict JSON; None for anything else (a bare `null` too: it is no call either)."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _decoder(clamped).decode(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _decoder(clamped: bool) -> json.JSONDecoder:
+    """`clamped`: numbers beyond the largest of double precision are read as that one."""
+    if not clamped:
+        return json.JSONDecoder(parse_constant=_refuse_constant)
+    return json.JSONDecoder(
+        parse_constant=_refuse_constant,
+        parse_float=_clamped,
+        parse_int=lambda text: int(text) if len(text) < _LONGEST_INTEGER else _clamped(text),
+    )
+
+
+def _clamped(text: str) -> float:
+    return min(max(float(text), -sys.float_info.max), sys.float_info.max)
 
 
 def _refuse_constant(name: str) -> None:
@@ -87,9 +104,11 @@ def call_from_object(data: Any, known: Collection[str] | None) -> ToolCall | Non
     return make_call(data.get("name"), {} if given[0] is None else given[0], known)
 
 
-def calls_from_json(text: str, known: Collection[str] | None) -> list[ToolCall] | None:
+def calls_from_json(
+    text: str, known: Collection[str] | None, *, clamped: bool = False
+) -> list[ToolCall] | None:
     """Call objects one after the other (between them spaces, `;` or `,`), or an array of them."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder = _decoder(clamped)
     calls: list[ToolCall] = []
     position = _skip(_SPACE, text, 0)
     while position < len(text):

@@ -11,6 +11,7 @@ from alpage.chat.calls import CALL_KEYS, TERMINATORS
 
 _JSON_MARK = re.compile(r'["\\{}\[\],:]')
 _IN_JSON_STRING = re.compile(r'["\\]')
+_STRING_MARK = re.compile(r'["\\\n]')
 _PYTHON_MARK = re.compile(r"[\"'()\[\]{}]")
 _LIST_START = re.compile(r"\[\s{0,200}[A-Za-z_][\w.]{0,300}\s{0,200}\(", re.ASCII)
 _LIST_PARTIAL = re.compile(r"\[\s{0,200}(?:[A-Za-z_][\w.]{0,300}\s{0,200})?", re.ASCII)
@@ -93,6 +94,32 @@ class JsonCandidate:
             return -1
         self._key = None
         return match.end()
+
+
+class JsonStrings:
+    """Whether JSON text ends inside of a string, as far as it was fed."""
+
+    def __init__(self) -> None:
+        self._inside = False
+        self._escaped = False
+
+    def feed(self, text: str) -> bool:
+        """Read more; whether a string is open behind it. A line break ends one that is broken."""
+        position = 0
+        while position < len(text):
+            if self._escaped:
+                self._escaped = False
+                position += 1
+                continue
+            match = _STRING_MARK.search(text, position)
+            if match is None:
+                break
+            position = match.end()
+            if match.group() == "\\":
+                self._escaped = self._inside
+            else:
+                self._inside = match.group() == '"' and not self._inside
+        return self._inside
 
 
 class PythonCandidate:

@@ -12,6 +12,7 @@ content is divided; each character is looked at a bounded number of times.
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from enum import Enum
 
 from alpage.chat.calls import (
     ToolCall,
@@ -23,13 +24,21 @@ from alpage.chat.calls import (
     strip_terminators,
     valid_name,
 )
-from alpage.chat.scanner import JsonCandidate, PythonCandidate
+from alpage.chat.scanner import JsonCandidate, JsonStrings, PythonCandidate
+
+
+class Notation(Enum):
+    """How calls are written, where that is decided beforehand: the value begins each one."""
+
+    TAGGED = "<tool_call>"
+    FUNCTION = "<function="
+    BARE = "{"
+
 
 _PYTHON_TAG = "<|python_tag|>"
-_FUNCTION, _FUNCTION_END = "<function=", "</function>"
-_TOOL_CALL, _TOOL_CALL_END = "<tool_call>", "</tool_call>"
+_FUNCTION, _FUNCTION_END = Notation.FUNCTION.value, "</function>"
+_TOOL_CALL, _TOOL_CALL_END = Notation.TAGGED.value, "</tool_call>"
 _TAGS = (_PYTHON_TAG, _FUNCTION, _TOOL_CALL)
-_ANY_TAG = re.compile("|".join(map(re.escape, _TAGS)))
 _SLICE = 4096
 _LONGEST_NAME = 128
 
@@ -93,11 +102,21 @@ class ToolCallStream:
     """The same for text that arrives in pieces; call `finish` once at the end.
 
     A call is given out when it is complete, as start, arguments and end together: only then is it
-    certain to be a call. Use a new object for each answer.
+    certain to be a call. Use a new object for each answer. With a `notation`, calls in others are
+    text, and numbers too large to be read are the largest that can: such answers follow a grammar,
+    and no call of theirs may be lost.
     """
 
-    def __init__(self, known_tools: Collection[str] | None = None) -> None:
+    def __init__(
+        self, known_tools: Collection[str] | None = None, notation: Notation | None = None
+    ) -> None:
         self._known = None if known_tools is None else frozenset(known_tools)
+        self._notation = notation
+        self._tags = tuple(tag for tag in _TAGS if notation is None or tag == notation.value)
+        self._any_tag = re.compile("|".join(map(re.escape, self._tags)) or r"(?!)")
+        self._whole = "{[" if notation is None else "{" if notation is Notation.BARE else ""
+        self._clamped = notation is not None
+        self._strings = JsonStrings()
         self._state: Callable[[str], str] = self._at_start
         self._events: list[ToolEvent] = []
         self._held: list[str] = []  # text of the open candidate or tag, in pieces
@@ -152,7 +171,7 @@ class ToolCallStream:
         self._spaces.append(text[: len(text) - len(rest)])
         if rest:
             self._state = self._in_content
-            if rest[0] in "{[":
+            if rest[0] in self._whole:
                 self._candidate = JsonCandidate() if rest[0] == "{" else PythonCandidate()
                 self._state = self._in_candidate
         return rest
@@ -170,8 +189,11 @@ class ToolCallStream:
         return whole
 
     def _end_candidate(self) -> None:
-        parse = calls_from_json if isinstance(self._candidate, JsonCandidate) else calls_from_python
-        calls = parse(strip_terminators("".join(self._held)), self._known)
+        whole = strip_terminators("".join(self._held))
+        if isinstance(self._candidate, JsonCandidate):
+            calls = calls_from_json(whole, self._known, clamped=self._clamped)
+        else:
+            calls = calls_from_python(whole, self._known)
         if calls:
             self._close("", calls)
             return
@@ -180,7 +202,7 @@ class ToolCallStream:
     def _in_content(self, text: str) -> str:
         text = self._tail + text
         self._tail = ""
-        if found := _ANY_TAG.search(text):
+        if found := self._any_tag.search(text):
             at, tag = found.start(), found.group()
             self._write(text[:at])
             self._held = [tag]
@@ -190,7 +212,7 @@ class ToolCallStream:
                 _TOOL_CALL: self._at_block_start,
             }[tag]
             return text[at + len(tag) :]
-        keep = min(_possible_start(text, tag) for tag in _TAGS)
+        keep = min((_possible_start(text, tag) for tag in self._tags), default=len(text))
         self._write(text[:keep])
         self._tail = text[keep:]
         return ""
@@ -219,6 +241,7 @@ class ToolCallStream:
         rest = text.lstrip()
         self._held.append(text[: len(text) - len(rest)])
         if rest and rest[0] in "{[":
+            self._strings = JsonStrings()
             self._state = self._in_block
         elif rest:  # someone only writes about the tag
             self._close("".join(self._held), None)
@@ -228,15 +251,18 @@ class ToolCallStream:
         closing = _TOOL_CALL_END if self._held[0] == _TOOL_CALL else _FUNCTION_END
         text = self._tail + text
         self._tail = ""
-        at = text.find(closing)
-        if at < 0:
-            keep = _possible_start(text, closing)
-            self._held.append(text[:keep])
-            self._tail = text[keep:]
-            return ""
-        self._held.append(text[:at])
-        self._end_block("".join(self._held), closed=True)
-        return text[at + len(closing) :]
+        start = 0
+        while (at := text.find(closing, start)) >= 0:
+            if not self._strings.feed(text[start:at]):
+                self._held.append(text[:at])
+                self._end_block("".join(self._held), closed=True)
+                return text[at + len(closing) :]
+            start = at + len(closing)  # an argument says it
+        keep = max(start, _possible_start(text, closing))
+        self._strings.feed(text[start:keep])
+        self._held.append(text[:keep])
+        self._tail = text[keep:]
+        return ""
 
     def _end_block(self, whole: str, *, closed: bool) -> None:
         opening = self._held[0]
@@ -245,10 +271,11 @@ class ToolCallStream:
         if not closed:
             body = strip_terminators(body)
         if opening == _TOOL_CALL:
-            calls = calls_from_json(body, self._known)
+            calls = calls_from_json(body, self._known, clamped=self._clamped)
             closing = _TOOL_CALL_END
         else:
-            call = make_call(opening[len(_FUNCTION) : -1], load_json(body), self._known)
+            arguments = load_json(body, clamped=self._clamped)
+            call = make_call(opening[len(_FUNCTION) : -1], arguments, self._known)
             calls = [call] if call else None
             closing = _FUNCTION_END
         self._close(whole + (closing if closed else ""), calls)

@@ -20,17 +20,24 @@ VERBS = {
     "chat": "Talk to a model in the terminal.",
     "run": "Answer one prompt.",
     "serve": "Serve models over HTTP, with an OpenAI-compatible API.",
+    "top": "Watch a running server.",
     "pull": "Download a model of the catalogue.",
     "list": "List the models of the catalogue.",
     "show": "Show what is known about a model.",
     "rm": "Remove a downloaded model.",
     "convert": "Convert between GGUF, Hugging Face's and Meta's layouts.",
     "quantize": "Write a model with smaller weights.",
+    "keys": "Make, list and revoke the keys of a server.",
+    "usage": "Show what a server's keys have used.",
     "bench": "Measure speed on this machine.",
     "perplexity": "Measure how well a model predicts a text.",
     "doctor": "Check what this machine can do, and what is wrong with it.",
 }
-"""Each verb is the function `command` of the module of its name; it loads when the verb runs."""
+"""Each verb is the module of its name, loaded when the verb runs.
+
+Its function `command` is the verb. Where it has `COMMANDS`, they are the verb's own verbs:
+`command` runs before them, and alone where the module's `ALONE` says so.
+"""
 
 INTERRUPTED = 130
 _COMMON = {"help_option_names": ["--help", "-h"]}
@@ -46,8 +53,17 @@ class _Verbs(typer.core.TyperGroup):
 
 def _load(verb: str) -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=_markup())
-    function = importlib.import_module(f"alpage.cli.{verb}").command
-    app.command(verb, context_settings=_COMMON)(function)
+    module = importlib.import_module(f"alpage.cli.{verb}")
+    below = getattr(module, "COMMANDS", {})
+    if below:
+        alone = getattr(module, "ALONE", False)
+        app.callback(
+            context_settings=_COMMON, invoke_without_command=alone, no_args_is_help=not alone
+        )(module.command)
+    else:
+        app.command(verb, context_settings=_COMMON)(module.command)
+    for name, function in below.items():
+        app.command(name, context_settings=_COMMON)(function)
     return typer.main.get_command(app)
 
 

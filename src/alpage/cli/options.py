@@ -24,6 +24,16 @@ Model = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="Database of keys and usage: sqlite:///PATH or postgresql://USER@HOST/NAME. Default: "
+        "ALPAGE_DATABASE (which hides a password from other users), or a file of your own.",
+        show_default=False,
+    ),
+]
 
 Engine = Annotated[
     Literal["native", "torch"],

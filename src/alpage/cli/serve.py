@@ -11,6 +11,7 @@ from typing import Any
 from alpage.catalogue.entries import DEFAULT_MODEL
 from alpage.catalogue.resolve import is_name
 from alpage.cli.loading import ready
+from alpage.cli.options import DatabaseUrl
 from alpage.cli.output import note, say
 from alpage.cli.serve_options import (
     Adapters,
@@ -18,6 +19,7 @@ from alpage.cli.serve_options import (
     AnyModel,
     CacheFolder,
     CacheMegabytes,
+    CacheTokens,
     Certificate,
     ConfigFile,
     Context,
@@ -29,6 +31,8 @@ from alpage.cli.serve_options import (
     Json,
     KeepAlive,
     KvType,
+    LogFile,
+    LogPrompts,
     Memory,
     Models,
     Origins,
@@ -41,6 +45,7 @@ from alpage.cli.serve_options import (
     Threads,
     Timeout,
     TlsKey,
+    TracesUrl,
 )
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
@@ -53,14 +58,9 @@ from alpage.server.config import (
     seconds_of,
     size_of,
 )
-from alpage.server.process import (
-    check_exposed,
-    open_socket,
-    serve,
-    surroundings_of,
-    url_of,
-    warning,
-)
+from alpage.server.observe.event import log_event
+from alpage.server.operation import accounts_of, operated
+from alpage.server.process import open_socket, serve, url_of, warning
 from alpage.server.stock import pool_of
 
 
@@ -84,8 +84,13 @@ def command(
     allowed_host: AllowedHosts = None,
     tls_certificate: Certificate = None,
     tls_key: TlsKey = None,
+    database: DatabaseUrl = None,
+    log: LogFile = None,
+    log_prompts: LogPrompts = None,
+    traces: TracesUrl = None,
     threads: Threads = None,
     context: Context = None,
+    cache_tokens: CacheTokens = None,
     engine: Engine = None,
     kv_type: KvType = None,
     draft: Draft = None,
@@ -106,13 +111,15 @@ def command(
         "memory": _read(size_of, memory), "origins": _tuple(origin),
         "allowed_hosts": _tuple(allowed_host), "tls_certificate": tls_certificate,
         "tls_key": tls_key, "inter_token": inter_token and inter_token / 1000,
-        "cache_folder": cache_folder,
+        "cache_folder": cache_folder, "database": database, "log": log,
+        "log_prompts": log_prompts, "traces": traces,
         "cache_folder_size": cache_megabytes and cache_megabytes * 1_000_000,
     }  # fmt: skip
     if keep_alive is not None:
         server["keep_alive"] = keep_of(keep_alive)
-    each = {"threads": threads, "context": context, "engine": engine, "kv_type": kv_type,
-            "draft": draft, "preload": preload or None}  # fmt: skip
+    each = {"threads": threads, "context": context, "cache_tokens": cache_tokens,
+            "engine": engine, "kv_type": kv_type, "draft": draft,
+            "preload": preload or None}  # fmt: skip
     told = Config() if config is None else Config.read(config)
     _run(completed(told, models or [], adapter or [], server, each), json)
 
@@ -166,14 +173,14 @@ def _run(config: Config, json: bool) -> None:
     host = config.server.host
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(open_socket(host, config.server.port))  # a taken port is told
-        check_exposed(host, has_keys=False)
+        accounts = stack.enter_context(accounts_of(config, settings))
         drafts = [model.draft for model in config.models if model.draft is not None]
         paths = {
             model: ready(model, settings) for model in (*(m.model for m in config.models), *drafts)
         }
         pool = pool_of(config, paths, cache_home(settings), settings)
         stack.callback(pool.close)
-        around = surroundings_of(config, pool)
+        around = stack.enter_context(operated(config, pool, accounts))
         encrypted = around.certificate is not None
         if told := warning(host, encrypted=encrypted):
             note(f"alpage: {told}")
@@ -181,12 +188,14 @@ def _run(config: Config, json: bool) -> None:
         url = url_of(sock, host, encrypted=encrypted)
 
         def on_start() -> None:
+            log_event("server_started", url=url, models=config.names)
             if json:
                 say(dumps({"url": url, "models": config.names, "pid": os.getpid()}))
                 return
             say(f"Serving {', '.join(config.names)} at {url}/v1 (OpenAI's API). Ctrl-C ends it.")
 
         serve(around, sock, on_start=on_start)
+        log_event("server_ended", url=url)
 
 
 def names_of(models: list[str]) -> dict[str, str]:

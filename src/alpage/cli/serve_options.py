@@ -12,6 +12,7 @@ _MODELS = "Models"
 _LOAD = "Under load"
 _ACCESS = "Who can ask"
 _ENGINE = "Engine, for every model"
+_WATCHING = "Watching"
 
 Models = Annotated[
     list[str] | None,
@@ -242,5 +243,40 @@ CacheMegabytes = Annotated[
         metavar="MB",
         help="The most that folder may hold. Default: 1024.",
         rich_help_panel=_ENGINE,
+    ),
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write a line of JSON for each request there; - is standard error.",
+        rich_help_panel=_WATCHING,
+    ),
+]
+LogPrompts = Annotated[
+    bool | None,
+    typer.Option(
+        "--log-prompts/--no-log-prompts",
+        help="Prompts and answers go into the log and the traces, too.",
+        rich_help_panel=_WATCHING,
+        show_default=False,
+    ),
+]
+TracesUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Send OpenTelemetry traces there, over OTLP/HTTP. Needs alpage[traces].",
+        rich_help_panel=_WATCHING,
+    ),
+]
+CacheTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens that all conversations together may hold. Default: four contexts, as memory "
+        "allows.",
+        rich_help_panel=_ENGINE,
+        show_default=False,
     ),
 ]

@@ -24,6 +24,19 @@ def cache_home(settings: Settings) -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "alpage"
 
 
+def data_home(settings: Settings) -> Path:
+    """What must not be lost: `data` in ALPAGE_HOME, or `alpage` in the platform's data folder."""
+    if settings.home is not None:
+        return settings.home / "data"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "alpage"
+    if sys.platform == "win32":
+        local = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        return local / "alpage" / "data"
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share") / "alpage"
+
+
 def ollama_models() -> Path:
     """The store of an Ollama on this machine, there or not: OLLAMA_MODELS, or its usual places."""
     given = os.environ.get("OLLAMA_MODELS")

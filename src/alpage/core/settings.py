@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from alpage.core.errors import UsageError
@@ -20,8 +20,12 @@ class Settings:
     """Force the native core's instruction set, one of `ISAS`."""
     threads: int | None = None
     """Threads of the native core; the processors of this process by default."""
+    database: str | None = None
+    """Address of the database of keys and usage; a file in the data folder by default."""
     debug: bool = False
     """Show Python tracebacks for expected errors too."""
+    key: str | None = field(default=None, repr=False)
+    """Key for a server, where a command asks one."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -43,7 +47,9 @@ class Settings:
             home=Path(home).expanduser() if home else None,
             isa=isa or None,
             threads=_threads(given.get("ALPAGE_THREADS")),
+            database=given.get("ALPAGE_DATABASE") or None,
             debug=given.get("ALPAGE_DEBUG", "0") not in ("", "0"),
+            key=given.get("ALPAGE_KEY") or None,
         )
 
 

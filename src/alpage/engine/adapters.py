@@ -32,6 +32,8 @@ class Adapters:
         self._budget = budget
         self._loaded: dict[str, Loaded] = {}
         self._leaving: list[Loaded] = []
+        self.bytes = 0
+        """Memory of all of them, as the runner counts it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,6 +62,7 @@ class Adapters:
         taken = {loaded.slot for loaded in (*self._loaded.values(), *self._leaving)}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         self._runner.set_adapter(slot, adapter)
+        self.bytes = self._runner.adapter_bytes
         if name in self._loaded:
             self.unload(name)
         self._loaded[name] = Loaded(slot, _digest(adapter))
@@ -93,6 +96,7 @@ class Adapters:
         if loaded.leaving and loaded.users == 0:
             self._leaving.remove(loaded)
             self._runner.free_adapter(loaded.slot)
+            self.bytes = self._runner.adapter_bytes
 
 
 def _digest(adapter: LoraAdapter) -> str:

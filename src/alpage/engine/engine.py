@@ -1,6 +1,7 @@
 """The thread that drives the scheduler, and the handles through which other threads use it."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import threading
@@ -29,6 +30,7 @@ from alpage.engine.protocol import (
 from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.scheduler import Limits, Outcome, Scheduler
 from alpage.engine.spill import Spill
+from alpage.engine.stats import Counters, EngineStats
 from alpage.weights.lora import LoraAdapter
 
 EventHandler = Callable[[Event], bool | None]
@@ -69,6 +71,7 @@ class _Loop:
         self.thread = threading.Thread(target=self._run, name="alpage-engine", daemon=True)
         self.scheduler = make_scheduler()
         self.restarts = 0
+        self.submitted = self.taken = 0
         self._make_scheduler = make_scheduler
         self._close = close
         self._handlers: dict[int, EventHandler] = {}
@@ -80,7 +83,13 @@ class _Loop:
         with self._gate:
             if self._ended is not None:
                 raise type(self._ended)(*self._ended.args) from self._ended.__cause__
+            self.submitted += isinstance(command, _Submit)
             self.commands.put(command)
+
+    @property
+    def alive(self) -> bool:
+        """Whether commands are still carried out."""
+        return self._ended is None and self.thread.is_alive()
 
     def stop(self) -> None:
         """Ask the loop to end and wait for it, unless this is the engine's own thread."""
@@ -135,6 +144,7 @@ class _Loop:
                 self._cancel(command.number)
 
     def _add(self, command: _Submit) -> None:
+        self.taken += 1
         self._handlers[command.number] = command.handler
         try:
             self.scheduler.add(command.number, command.request)
@@ -268,6 +278,7 @@ class Engine:
         draft: DraftModel | None = None,
     ) -> None:
         self.runner = runner
+        self._counters = counters = Counters()
         self._adapters = adapters = Adapters(runner, adapter_bytes)
 
         def scheduler() -> Scheduler:
@@ -276,7 +287,7 @@ class Engine:
                 draft.reset()
             return Scheduler(
                 runner, context=context, limits=limits, policy=policy(), sampler=sampler,
-                spill=spill, adapters=adapters, draft=draft,
+                spill=spill, adapters=adapters, draft=draft, counters=counters,
             )  # fmt: skip
 
         def close() -> None:
@@ -298,6 +309,30 @@ class Engine:
     def restarts(self) -> int:
         """How often an error that nobody expected ended all that ran and began anew."""
         return self._loop.restarts
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs and takes requests: not after `close` or a fatal failure."""
+        return self._loop.alive
+
+    @property
+    def stats(self) -> EngineStats:
+        """What it has done and has to do. For any thread, and cheap."""
+        loop, alive = self._loop, self.alive
+        scheduler, done = loop.scheduler, self._counters
+        return EngineStats(
+            alive=alive,
+            waiting=scheduler.waiting + max(0, loop.submitted - loop.taken) if alive else 0,
+            running=scheduler.running if alive else 0,
+            pages_total=self.runner.page_count,
+            pages_free=scheduler.free_pages,
+            page_size=self.runner.page_size,
+            requests=loop.submitted,
+            adapters=len(self._adapters.names),
+            adapter_bytes=self._adapters.bytes,
+            restarts=loop.restarts,
+            **dataclasses.asdict(done),
+        )
 
     @property
     def free_pages(self) -> int:

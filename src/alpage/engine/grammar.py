@@ -22,10 +22,12 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from alpage.core.errors import InputError, UsageError
+from alpage.engine.grammar_lark import checked
 from alpage.engine.grammar_trial import needs_trial, trial
+from alpage.engine.schema_check import Enforceable, SchemaError
 from alpage.tokenizer import Tokenizer
 
-Kind = Literal["json_schema", "regex", "grammar"]
+Kind = Literal["json_schema", "regex", "grammar", "tools"]
 Schema = Mapping[str, Any] | bool | str
 
 MAX_TEXT = 256 << 10
@@ -33,7 +35,14 @@ MAX_TEXT = 256 << 10
 _CACHED = 64
 _WORKERS = 2
 _SLOW = 0.5  # seconds
-_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+LAYOUT = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    # Without \u a name has one spelling, so that none comes back beside the schema's own.
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+"""How JSON is written: the library's options."""
 _OPTIONS = "x-guidance"  # where the library reads options inside of a schema
 _STATES = 250_000  # of one lexer; 50,000 were measured to take 17 MB
 
@@ -42,23 +51,22 @@ _STATES = 250_000  # of one lexer; 50,000 were measured to take 17 MB
 class Grammar:
     """The text of a grammar and its kind, checked as far as text alone can be.
 
-    Make one with `json_schema`, `regex` or `lark`.
+    Make one with `json_schema`, `regex` or `lark`. `body` is what the library gets for `text`.
     """
 
     kind: Kind
     text: str
+    body: str
 
     @classmethod
     def json_schema(cls, schema: Schema) -> "Grammar":
-        """JSON that a JSON Schema (draft 2020-12 and earlier) allows, on one line.
+        """JSON that a JSON Schema allows, on one line; `schema_check` tells what is enforced.
 
         A space follows each comma and colon, as `json.dumps` writes them: a layout without choices
         is what makes most of an answer's punctuation and names forced.
         """
         try:
-            value = json.loads(schema, parse_constant=_no_number) if isinstance(schema, str) else (
-                schema
-            )  # fmt: skip
+            value = _loaded(schema) if isinstance(schema, str) else schema
             text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"json_schema is not JSON: {error}") from None
@@ -68,30 +76,39 @@ class Grammar:
             )
         if _OPTIONS in text and _mentions(value, _OPTIONS):
             raise UsageError(f'json_schema: the keyword "{_OPTIONS}" is not supported')
-        return cls("json_schema", _sized("json_schema", text))
+        _sized("json_schema", text)
+        try:
+            found = Enforceable(value)
+        except SchemaError as error:
+            raise UsageError(f"json_schema cannot be enforced: {error}") from None
+        body = json.dumps(found.schema | {"$defs": found.definitions}, ensure_ascii=False)
+        return cls("json_schema", text, body)
 
     @classmethod
     def regex(cls, pattern: str) -> "Grammar":
         """Text that a regular expression matches as a whole (Rust's syntax, no look-around)."""
-        return cls("regex", _sized("regex", pattern))
+        return cls("regex", _sized("regex", pattern), pattern)
 
     @classmethod
     def lark(cls, text: str) -> "Grammar":
         """Text that a context-free grammar in Lark's notation produces from `start`."""
-        return cls("grammar", _sized("grammar", text))
+        return cls("grammar", _sized("grammar", text), checked(text, "grammar", LAYOUT))
+
+    @classmethod
+    def calls(cls, text: str) -> "Grammar":
+        """Calls of tools, in Lark's notation; the schemas in it have been checked."""
+        return cls("tools", _sized("tools", text), text)
 
     def source(self, spaced: bool) -> str:
         """What the library compiles; `spaced`: behind one space that no reader sees."""
         body: dict[str, Any]
         if self.kind == "json_schema":
-            schema = json.loads(self.text)
-            schema = schema if isinstance(schema, dict) else {} if schema else {"enum": []}
-            body = {"json_schema": schema | {_OPTIONS: _LAYOUT}}
+            body = {"json_schema": json.loads(self.body) | {_OPTIONS: LAYOUT}}
         elif self.kind == "regex":
-            whole = json.loads(LLMatcher.grammar_from_regex(self.text))
+            whole = json.loads(LLMatcher.grammar_from_regex(self.body))
             body = {"lark_grammar": whole["grammars"][0]["lark_grammar"]}
         else:
-            body = {"lark_grammar": self.text}
+            body = {"lark_grammar": self.body}
         before = [{"name": "main", "lark_grammar": 'start: " " @body'}] if spaced else []
         return json.dumps({"grammars": [*before, {"name": "body", **body}]})
 
@@ -133,7 +150,7 @@ class GrammarCompiler:
             if key in self._known:
                 self._known.move_to_end(key)
                 return
-        if needs_trial(grammar.kind, grammar.text) and (refused := trial(self._source(*key))):
+        if needs_trial(grammar.kind, grammar.body) and (refused := trial(self._source(*key))):
             raise _refused(grammar.kind, refused)
         vocabulary = self._vocabulary  # made first: its time does not count
         began = time.perf_counter()
@@ -315,6 +332,19 @@ def _sized(kind: Kind, text: str) -> str:
     if size > MAX_TEXT:
         raise UsageError(f"{kind} has {size:,} bytes; at most {MAX_TEXT:,} are compiled")
     return text
+
+
+def _loaded(text: str) -> Any:
+    """JSON in which no object has a name twice, since readers differ on which one counts."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"an object has the name {max(names, key=names.count)!r:.60} twice")
+        return made
+
+    return json.loads(text, parse_constant=_no_number, object_pairs_hook=unique)
 
 
 def _mentions(value: Any, key: str) -> bool:

@@ -39,9 +39,11 @@ def needs_trial(kind: str, text: str) -> bool:
         return any(sign in text for sign in "&~%")
     joins = ('"allOf"', '"patternProperties"', '"multipleOf"')
     branches = ('"$ref"', '"anyOf"', '"oneOf"')
-    if kind == "json_schema" and '"pattern"' in text and any(word in text for word in branches):
+    if kind == "regex":
+        return False
+    if '"pattern"' in text and any(word in text for word in branches):
         return True
-    return kind == "json_schema" and any(word in text for word in joins)
+    return any(word in text for word in joins)
 
 
 def trial(source: str) -> str | None:

@@ -29,11 +29,13 @@ from alpage.engine.protocol import (
     Request,
     Runner,
     StepBatch,
+    TokenEvent,
 )
 from alpage.engine.sampling import Sampler, sample_reference
 from alpage.engine.sequence import Embedding, Generation, Sequence
 from alpage.engine.speculation import StepCost
 from alpage.engine.spill import Spill
+from alpage.engine.stats import Counters
 
 _FEW_ROWS = 64
 """Steps of answers and drafts alone; beyond it a row costs as much as a prompt's."""
@@ -76,6 +78,7 @@ class Scheduler:
     `context` (tokens) may be smaller than the model's own context length. `clock` gives seconds.
     `spill` keeps cached beginnings on disk: it is asked for pages that are not here, and gets
     those that are at `save`. `adapters` are those that requests can name. `draft` guesses ahead.
+    `counters` may go on from those of an earlier scheduler.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Scheduler:
         spill: Spill | None = None,
         adapters: Adapters | None = None,
         draft: DraftModel | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._runner = runner
         self._drafts = draft
@@ -107,7 +111,7 @@ class Scheduler:
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._arrivals = 0
-        self.preemptions = 0
+        self.counters = counters or Counters()
 
     @property
     def busy(self) -> bool:
@@ -118,6 +122,21 @@ class Scheduler:
     def free_pages(self) -> int:
         """Cache pages that no request holds."""
         return self._pages.free
+
+    @property
+    def waiting(self) -> int:
+        """Requests that do not run, or not at the moment."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that take part in steps."""
+        return len(self._running)
+
+    @property
+    def preemptions(self) -> int:
+        """How often a request gave its pages back and had to wait again."""
+        return self.counters.preemptions
 
     def check(self, request: Request | EmbedRequest) -> None:
         """Refuse what can never run: InputError, UsageError or CapacityError. Thread-safe."""
@@ -171,6 +190,8 @@ class Scheduler:
         self._arrivals += 1
         if request.timeout is not None:
             sequence.deadline = self._clock() + request.timeout
+        if isinstance(request, Request) and request.constraint is not None:
+            self.counters.constrained += 1
         self._policy.joined(sequence)
         self._waiting.append(sequence)
 
@@ -204,6 +225,8 @@ class Scheduler:
         return outcomes
 
     def _learn(self, rows: int, answers: int, seconds: float) -> None:
+        self.counters.rows += rows
+        self.counters.step_seconds += seconds
         alone = self._cost.seconds(answers) if answers else None
         self._pace.observe(answers, rows - answers, seconds, alone or 0.0)
         if rows == answers and rows <= _FEW_ROWS:
@@ -235,7 +258,7 @@ class Scheduler:
         sequence.evict()
         self._forget_draft(sequence)
         self._waiting.append(sequence)
-        self.preemptions += 1
+        self.counters.preemptions += 1
 
     def _admit(self) -> None:
         """Start waiting requests in order; one that does not fit yet holds back those behind."""
@@ -254,7 +277,9 @@ class Scheduler:
             if not self._make_room(sequence, pages):
                 return
             self._waiting.remove(sequence)
-            sequence.take_over(pages)
+            if sequence.take_over(pages):
+                self.counters.prompt_tokens += sequence.prompt_length
+                self.counters.cached_tokens += sequence.taken_over
             sequence.table.grow(len(sequence.window))
             self._running.append(sequence)
 
@@ -382,21 +407,34 @@ class Scheduler:
         for sequence, _ in chunks:
             sequence.start_clock()
         results = call(_batch(chunks, wanted))
+        self.counters.steps += 1
         outcomes: list[Outcome] = []
         first = 0
         for (sequence, chunk), places in zip(chunks, wanted, strict=True):
             own = results[first : first + len(places)]
             first += len(places)
             self._policy.served(sequence, len(chunk))
-            try:
-                events = sequence.accept(chunk, own)
-                sequence.table.publish(sequence.window, sequence.cached)
-            except Exception as error:  # one request's fault never touches another
-                events = [FailEvent(_as_own(error))]
+            events = self._accept(sequence, chunk, own)
             outcomes += [(sequence.number, event) for event in events]
             if events and isinstance(events[-1], FinishEvent | FailEvent):
                 self._end(sequence, events[-1])
         return outcomes
+
+    def _accept(
+        self, sequence: Sequence, chunk: range, results: NDArray[np.float32]
+    ) -> list[Event]:
+        """What `sequence` makes of its results, counted."""
+        drafted, accepted = sequence.drafted, sequence.accepted
+        try:
+            events = sequence.accept(chunk, results)
+            sequence.table.publish(sequence.window, sequence.cached)
+        except Exception as error:  # one request's fault never touches another
+            return [FailEvent(_as_own(error))]
+        counters = self.counters
+        counters.completion_tokens += sum(isinstance(event, TokenEvent) for event in events)
+        counters.drafted += sequence.drafted - drafted
+        counters.accepted += sequence.accepted - accepted
+        return events
 
     def _end(self, sequence: Sequence, event: Event) -> Outcome:
         """Take a request out of its list, with its pages."""

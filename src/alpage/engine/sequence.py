@@ -47,6 +47,7 @@ class Sequence(ABC):
         self.adapter: Loaded | None = None
         self.arrival = 0
         self.deadline = math.inf
+        self.drafted = self.accepted = 0
         self._taken_over: int | None = None
         self._started: float | None = None
 
@@ -65,11 +66,18 @@ class Sequence(ABC):
         """Positions whose results nobody needs, so that others may have run them."""
         return 0
 
-    def take_over(self, pages: list[int]) -> None:
-        """Begin with pages that others filled."""
+    @property
+    def taken_over(self) -> int:
+        """Tokens of the prompt that others had run when it began; 0 before."""
+        return self._taken_over or 0
+
+    def take_over(self, pages: list[int]) -> bool:
+        """Begin with pages that others filled; whether it is the first time."""
         self.cached = self.table.adopt(pages)
-        if self._taken_over is None:
-            self._taken_over = min(self.cached, self.prompt_length)
+        if self._taken_over is not None:
+            return False
+        self._taken_over = min(self.cached, self.prompt_length)
+        return True
 
     def evict(self) -> None:
         """Give back every page; all that the window holds has to run again."""
@@ -117,7 +125,7 @@ class Sequence(ABC):
     def _usage(self) -> Usage:
         began = self._started
         seconds = time.perf_counter() - began if began else 0.0
-        return Usage(self.prompt_length, 0, seconds, cached_tokens=self._taken_over or 0)
+        return Usage(self.prompt_length, 0, seconds, cached_tokens=self.taken_over)
 
 
 class Embedding(Sequence):
@@ -174,7 +182,6 @@ class Generation(Sequence):
         self._draft: list[int] = []
         self._wish: Wish | None = None
         self._trust = Trust()
-        self._drafted = self._accepted = 0
         self._scored = 0 if request.prompt_logprobs else self.prompt_length - 1
         self._scoring = request.prompt_logprobs
         self._logprobs: list[float | None] = [None]
@@ -277,7 +284,7 @@ class Generation(Sequence):
     def _sample_rows(self, rows: NDArray[np.float32], draft: list[int]) -> list[Event]:
         """Tokens of the rows [1 + draft, vocab] until one is not what the draft had there."""
         self.cached -= len(draft)
-        self._drafted += len(draft)
+        self.drafted += len(draft)
         events: list[Event] = []
         place = 0
         while True:
@@ -293,7 +300,7 @@ class Generation(Sequence):
                     return events
                 place += 1
                 self.cached += 1
-                self._accepted += 1
+                self.accepted += 1
 
     def _score(self, places: range, logits: NDArray[np.float32]) -> list[Event]:
         if places:
@@ -365,9 +372,9 @@ class Generation(Sequence):
             self._state.answered,
             self._first_token - self._started,
             time.perf_counter() - self._first_token,
-            self._taken_over or 0,
-            self._drafted,
-            self._accepted,
+            self.taken_over,
+            self.drafted,
+            self.accepted,
         )
 
 

@@ -1,5 +1,6 @@
 """The facade: a model loaded from a name or path, talked to in text."""
 
+from alpage.llama.calls import Calls, ToolChoice, ToolName
 from alpage.llama.llama import Llama, ModelInfo
 from alpage.llama.options import AnswerOptions, SamplingOptions
 from alpage.llama.results import Completion, Piece, TextScore, TokenLogprob
@@ -7,6 +8,7 @@ from alpage.llama.stream import TextRequest, TextStream
 
 __all__ = [
     "AnswerOptions",
+    "Calls",
     "Completion",
     "Llama",
     "ModelInfo",
@@ -16,4 +18,6 @@ __all__ = [
     "TextScore",
     "TextStream",
     "TokenLogprob",
+    "ToolChoice",
+    "ToolName",
 ]

@@ -23,6 +23,7 @@ from alpage.core.types import KvType, Message
 from alpage.engine.engine import Engine
 from alpage.engine.load import EngineName, Scheduling, load_engine
 from alpage.engine.protocol import EmbeddingEvent, EmbedRequest, Request
+from alpage.llama.calls import ToolChoice, Tools, calls_of, check_choice
 from alpage.llama.options import AnswerOptions, grammar_of, sampling_params
 from alpage.llama.results import Completion, TextScore
 from alpage.llama.stream import (
@@ -38,8 +39,6 @@ from alpage.weights.source import Lineage, ModelSource, open_model
 
 if TYPE_CHECKING:
     from alpage.engine.grammar import Grammar, GrammarCompiler
-
-Tools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +146,11 @@ class Llama:
         return self._side.tokenizer
 
     @property
+    def chat_template(self) -> str:
+        """The Jinja template that `chat` renders conversations with."""
+        return self._side.template_source
+
+    @property
     def context(self) -> int:
         """Tokens that one request can hold, prompt and answer together."""
         return self.engine.context
@@ -182,13 +186,15 @@ class Llama:
     @overload
     def chat(
         self, messages: Sequence[Message], *, tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto", parallel_tool_calls: bool = True,
         stream: Literal[False] = False, stop: str | Sequence[str] = (),
         template_variables: Mapping[str, Any] | None = None, **options: Unpack[AnswerOptions],
     ) -> Completion: ...  # fmt: skip
 
     @overload
     def chat(
-        self, messages: Sequence[Message], *, tools: Tools | None = None, stream: Literal[True],
+        self, messages: Sequence[Message], *, tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto", parallel_tool_calls: bool = True, stream: Literal[True],
         stop: str | Sequence[str] = (), template_variables: Mapping[str, Any] | None = None,
         **options: Unpack[AnswerOptions],
     ) -> TextStream: ...  # fmt: skip
@@ -198,6 +204,8 @@ class Llama:
         messages: Sequence[Message],
         *,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         stream: bool = False,
         stop: str | Sequence[str] = (),
         template_variables: Mapping[str, Any] | None = None,
@@ -205,12 +213,18 @@ class Llama:
     ) -> Completion | TextStream:
         """Answer a conversation in OpenAI's form, with the model's own template.
 
-        Calls of `tools` (OpenAI's form) are cut out of the text into `tool_calls`. Nothing that
-        messages say can become a special token. `template_variables` go to the template.
+        Calls of `tools` (OpenAI's form) are cut out of the text into `tool_calls`. With the
+        `tool_choice` "required" the answer is one call or more, with a `ToolName` one call of that
+        tool, with "none" the model is told of no tool; without `parallel_tool_calls` the first
+        call ends the answer. Arguments follow the tool's `parameters` where a call is required, or
+        the tool is `strict`. Nothing that messages say can become a special token.
+        `template_variables` go to the template.
         """
         request = self.chat_request(
-            messages, tools=tools, stop=stop, template_variables=template_variables, **options
-        )
+            messages, tools=tools, tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls, stop=stop,
+            template_variables=template_variables, **options,
+        )  # fmt: skip
         answer = self.stream(request)
         return answer if stream else answer.result()
 
@@ -236,18 +250,31 @@ class Llama:
         messages: Sequence[Message],
         *,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         stop: str | Sequence[str] = (),
         template_variables: Mapping[str, Any] | None = None,
+        begun: str = "",
         **options: Unpack[AnswerOptions],
     ) -> TextRequest:
-        """The request that `chat` makes, for `stream` or `start`."""
-        ids = self._side.encode_chat(messages, tools, template_variables or {})
+        """The request that `chat` makes, for `stream` or `start`.
+
+        `begun`: how the answer begins; it goes on from there, and does not repeat it.
+        """
+        check_choice(tool_choice, parallel_tool_calls, tools)
+        tools = None if tool_choice == "none" else tools
+        ids = self._side.encode_chat(messages, tools, template_variables or {}, begun)
         sampling, grammar = sampling_params(options), self._grammar(options, ids)
         if tools and grammar is not None:
             raise UsageError(f"{grammar.kind} leaves no room for calls of tools: give one of them")
-        names = _names(tools) if tools else None
+        calls = None
+        if tools:
+            calls = calls_of(tools, tool_choice, parallel_tool_calls, self._side.notation)
+            if calls.grammar is not None:
+                grammar = calls.grammar
+                self._compiler.check(grammar, _last(ids))
         return TextRequest(
-            ids, sampling, _strings(stop), names, grammar=grammar,
+            ids, sampling, _strings(stop), calls, grammar=grammar,
             timeout=options.get("timeout"), adapter=options.get("adapter"),
         )  # fmt: skip
 
@@ -340,6 +367,15 @@ class Llama:
         """Ids of a text as a prompt: with the begin-of-text token where the model expects one."""
         return self._side.encode_prompt(text)
 
+    def render_chat(
+        self, messages: Sequence[Message], *, tools: Tools | None = None
+    ) -> tuple[str, list[int]]:
+        """The prompt that `chat` makes of a conversation: its text, for people, and its ids.
+
+        Encoding the text gives other ids where messages spell special tokens.
+        """
+        return self._side.render_chat(messages, tools, {})
+
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return self.tokenizer.decode(ids, skip_special=skip_special)
@@ -402,15 +438,3 @@ def _strings(stop: str | Sequence[str]) -> Sequence[str]:
 
 def _last(prompt: Sequence[int]) -> int | None:
     return prompt[-1] if len(prompt) else None
-
-
-def _names(tools: Tools) -> frozenset[str]:
-    """Names of the tools, in OpenAI's form or bare."""
-    functions = [tool.get("function", tool) for tool in tools]
-    for function in functions:
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise InputError(
-                'each tool is {"type": "function", "function": {"name": ...}}, '
-                f"not {function!r:.80}"
-            )
-    return frozenset(function["name"] for function in functions)

@@ -22,6 +22,7 @@ from alpage.engine.protocol import (
     TokenEvent,
     Top,
 )
+from alpage.llama.calls import Calls
 from alpage.llama.results import Completion, Piece, TokenLogprob, joined
 from alpage.llama.text import TextSide
 from alpage.tokenizer import StreamDecoder, Tokenizer
@@ -37,8 +38,8 @@ ItemHandler = Callable[[Piece | BaseException], object]
 class TextRequest:
     """A prompt in ids, how to answer it, and how to read the answer.
 
-    `stop`: stop strings, not part of the answer. `tools`: names of the functions whose calls are
-    cut out of the text; None looks for none. `prompt_logprobs` scores the prompt; `answer=False`
+    `stop`: stop strings, not part of the answer. `calls`: which calls of tools are cut out of the
+    text; None looks for none. `prompt_logprobs` scores the prompt; `answer=False`
     does nothing else. `grammar`: what the answer has to follow. The other fields are
     those of `engine.protocol.Request`.
     """
@@ -46,7 +47,7 @@ class TextRequest:
     prompt: Sequence[int]
     sampling: SamplingParams
     stop: Sequence[str] = ()
-    tools: frozenset[str] | None = None
+    calls: Calls | None = None
     prompt_logprobs: bool = False
     answer: bool = True
     speculate: bool = True
@@ -69,18 +70,21 @@ class Assembler:
         self._tokenizer = side.tokenizer
         self._decoder = StreamDecoder(side.tokenizer, after=request.prompt)
         self._stops = StopStrings(request.stop)
-        self._calls = None if request.tools is None else ToolCallStream(request.tools)
-        self._shown = frozenset() if request.tools is None else side.shown_in_calls
+        asked = request.calls
+        self._calls = None if asked is None else ToolCallStream(asked.names, asked.notation)
+        self._single = asked is not None and asked.single
+        self._called = False
+        self._shown = frozenset() if asked is None else side.shown_in_calls
         self._wants_logprobs = request.sampling.top_logprobs is not None
         self._prompt = request.prompt
         self._tokens = 0
 
     def on_event(self, event: Event) -> bool:
-        """Deliver what `event` adds; True once a stop string was found."""
+        """Deliver what `event` adds; True once a stop string or the only call was found."""
         if isinstance(event, TokenEvent):
-            if self._stops.stopped is None:
+            if not self._ended:
                 self._deliver(self._token(event))
-            return self._stops.stopped is not None
+            return self._ended
         if isinstance(event, PromptEvent):
             self._deliver(Piece(prompt_logprobs=self._scored(event)))
         elif isinstance(event, FinishEvent):
@@ -88,6 +92,10 @@ class Assembler:
         elif isinstance(event, FailEvent):
             self._deliver(event.error)
         return False
+
+    @property
+    def _ended(self) -> bool:
+        return self._called or self._stops.stopped is not None
 
     def _token(self, event: TokenEvent) -> Piece:
         self._tokens += 1
@@ -113,19 +121,26 @@ class Assembler:
             text += self._stops.flush()
         if self._calls is None:
             return text, ()
+        if self._called:
+            return "", ()
         events = self._calls.push(text)
         if last:
             events += self._calls.finish()
+        ends = [at for at, event in enumerate(events) if isinstance(event, ToolCallEnd)]
+        if self._single and ends:
+            self._called = True
+            events = events[: ends[0] + 1]
         content = "".join(event.text for event in events if isinstance(event, ContentDelta))
         return content, tuple(event.call for event in events if isinstance(event, ToolCallEnd))
 
     def _last(self, event: FinishEvent) -> Piece:
+        ended = self._ended
         text, calls = self._read(self._decoder.flush(), last=True)
         stop = self._stops.stopped
         return Piece(
             text,
             tool_calls=calls,
-            finish_reason=event.reason if stop is None else "stop",
+            finish_reason="stop" if ended or stop is not None else event.reason,
             usage=dataclasses.replace(event.usage, completion_tokens=self._tokens),
             stop=stop,
         )

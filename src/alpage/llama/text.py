@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpage.chat import fallback_template
+from alpage.chat import Notation, fallback_template
 from alpage.core.errors import FormatError, UsageError
 from alpage.core.types import Message
 from alpage.tokenizer import Tokenizer, from_gguf
@@ -14,7 +14,8 @@ from alpage.weights.source import ModelSource
 if TYPE_CHECKING:
     from alpage.chat import ChatTemplate
 
-_PYTHON_TAG = "<|python_tag|>"
+_SHOWN = ("<|python_tag|>", Notation.TAGGED.value, "</tool_call>")
+_LLAMA3 = ("<|python_tag|>", "<|start_header_id|>")
 
 
 class TextSide:
@@ -25,7 +26,7 @@ class TextSide:
     ) -> None:
         self.tokenizer = tokenizer
         self.end_ids = end_ids | tokenizer.stop_ids
-        self._source = chat_template or fallback_template(tokenizer.special_ids)
+        self.template_source = chat_template or fallback_template(tokenizer.special_ids)
 
     @cached_property
     def template(self) -> "ChatTemplate":
@@ -33,7 +34,7 @@ class TextSide:
         from alpage.chat import ChatTemplate  # loads jinja2, so only where somebody chats
 
         return ChatTemplate(
-            self._source,
+            self.template_source,
             bos_token=self._special_text(self.tokenizer.bos_id),
             eos_token=self._special_text(self.tokenizer.eos_id),
         )
@@ -41,8 +42,20 @@ class TextSide:
     @cached_property
     def shown_in_calls(self) -> frozenset[int]:
         """Special tokens that belong to the text when tool calls are looked for."""
-        tag = self.tokenizer.special_ids.get(_PYTHON_TAG)
-        return frozenset() if tag is None else frozenset({tag})
+        known = self.tokenizer.special_ids
+        return frozenset(known[text] for text in _SHOWN if text in known)
+
+    @cached_property
+    def notation(self) -> Notation | None:
+        """How the model's template writes calls; None for a way that is not read here."""
+        source = self.template.source
+        if not self.template.knows_tools or Notation.TAGGED.value in source:
+            return Notation.TAGGED  # a template that knows no tools has them told in this one
+        if Notation.FUNCTION.value in source:
+            return Notation.FUNCTION
+        if '"parameters"' in source and any(t in self.tokenizer.special_ids for t in _LLAMA3):
+            return Notation.BARE
+        return None
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of plain text, with the begin-of-text token where the model expects one."""
@@ -53,14 +66,26 @@ class TextSide:
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
+        begun: str = "",
     ) -> list[int]:
-        """Ids of a conversation, up to where the answer begins."""
+        """Ids of a conversation, up to where the answer begins, or goes on after `begun`."""
+        return self.render_chat(messages, tools, variables, begun)[1]
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+        begun: str = "",
+    ) -> tuple[str, list[int]]:
+        """The same as text, as the template writes it, and as ids."""
         rendered = self.template.render(messages, tools=tools, **variables)
-        ids = self.tokenizer.encode_segments((part.text, part.special) for part in rendered)
+        parts = [(part.text, part.special) for part in rendered]
+        ids = self.tokenizer.encode_segments([*parts, (begun, False)] if begun else parts)
         if self._add_bos and ids[:1] != [self.tokenizer.bos_id]:
             # Some templates leave it to the tokenizer; the model was still trained with it.
             ids = [*self.tokenizer.encode("", add_bos=True), *ids]
-        return ids
+        return "".join(part.text for part in rendered), ids
 
     @property
     def _add_bos(self) -> bool:

@@ -24,12 +24,20 @@ from alpage.server.observe.observer import Observers
 from alpage.server.pool import Lease, Pool
 from alpage.server.queries import ChatQuery, EmbedQuery, TextQuery
 
+_KEPT_TEXT = 50_000
+"""Characters of a prompt, and of an answer, that are kept where the operator wants them."""
+
 
 class Account(Protocol):
     """The caller's allowance for this call, and the book where its use is written."""
 
-    def reserve(self, prompt_tokens: int, answer_tokens: int | None) -> int | None:
-        """Set tokens aside; the answer tokens granted, None without a limit."""
+    def reserve(
+        self, prompt_tokens: int, answer_tokens: int | None, room: int | None
+    ) -> int | None:
+        """Set tokens aside; the answer tokens granted, None where nothing need be cut.
+
+        `answer_tokens`: those asked for; `room`: what contexts leave, where nobody asked.
+        """
         ...
 
     async def settle(self, call: "Call") -> None:
@@ -40,9 +48,11 @@ class Account(Protocol):
 class Unlimited:
     """The account of anyone where nothing is counted."""
 
-    def reserve(self, prompt_tokens: int, answer_tokens: int | None) -> int | None:
+    def reserve(
+        self, prompt_tokens: int, answer_tokens: int | None, room: int | None
+    ) -> int | None:
         """Everything is granted."""
-        return answer_tokens
+        return None
 
     async def settle(self, call: "Call") -> None:
         """Nothing is written."""
@@ -51,7 +61,8 @@ class Unlimited:
 class Call:
     """The facts of one request, which observers see (`observe.observer.CallView`), and its means.
 
-    Made by the middleware in `calls`, which ends it. Only the event loop changes it.
+    Made by the middleware in `calls`, which ends it. Only the event loop changes it. `keeps_text`:
+    the operator wants prompts and answers in the log.
     `prompt_tokens` counts each prompt once, whatever the number of its answers.
     """
 
@@ -83,10 +94,10 @@ class Call:
         self.error: str | None = None
         self.prompt_text: str | None = None
         self.answer_text: str | None = None
+        self.keeps_text = keeps_text
         self._pool = pool
         self._observers = observers
         self._timeout = timeout
-        self._keeps_text = keeps_text
         self._leases: list[Lease] = []
 
     async def lease(self, name: str) -> ServedModel:
@@ -101,6 +112,8 @@ class Call:
 
     async def ask(self, name: str, query: ChatQuery | TextQuery) -> "Job":
         """Prepare a query for the model of that name."""
+        if self.keeps_text:
+            self.prompt_text = _text_of(query)
         model = await self.lease(name)
         # Encoding a long prompt takes a while: not in the event loop.
         return Job(self, model, await asyncio.to_thread(model.prepare, query))
@@ -109,7 +122,7 @@ class Call:
         """One vector of length 1 for each text: [texts, dim]."""
         model = await self.lease(name)
         prepared: PreparedEmbedding = await asyncio.to_thread(model.prepare_embedding, query)
-        self.account.reserve(prepared.prompt_tokens, 0)
+        self.account.reserve(prepared.prompt_tokens, 0, 0)
         try:
             vectors = await prepared.run(self.terms)
             self.prompt_tokens += prepared.prompt_tokens
@@ -123,25 +136,27 @@ class Call:
         caller = self.caller
         return Terms(caller.tenant, caller.priority, caller.weight, self._timeout)
 
-    @property
-    def keeps_text(self) -> bool:
-        """Whether the operator wants prompts and answers in the log."""
-        return self._keeps_text
-
     def told(self, error: BaseException) -> None:
         """What went wrong, for logs."""
         self.error = f"{type(error).__name__}: {error}"
 
-    def heard(self, piece: Piece, last: float | None, began: float) -> None:
-        """Count a piece of an answer; `last`: when the one before it came."""
-        now = time.perf_counter()
-        if last is None and self.first_token_seconds is None:
-            self.first_token_seconds = now - self.began
-        self._observers.piece(self, now - (began if last is None else last), last is None)
+    def heard(self, piece: Piece, before: float | None) -> float | None:
+        """Tell observers of a piece of an answer; when it came, or `before` where it adds nothing.
+
+        `before`: when the answer's last piece came, None for its first.
+        """
         if piece.finish_reason is not None:
             self.finish_reasons.append(piece.finish_reason)
-        if self._keeps_text and piece.text:
+        if not (piece.tokens or piece.text):
+            return before
+        now = time.perf_counter()
+        if self.first_token_seconds is None:
+            self.first_token_seconds = now - self.began
+        since = self.began if before is None else before
+        self._observers.piece(self, now - since, before is None)
+        if self.keeps_text and len(self.answer_text or "") < _KEPT_TEXT:
             self.answer_text = (self.answer_text or "") + piece.text
+        return now
 
     async def settle(self) -> None:
         """Write down what was used. Answers call it before they tell that they are complete."""
@@ -167,14 +182,18 @@ class Job:
     async def run(self) -> AsyncGenerator[Pieces, None]:
         """The pieces of all answers; leaving the context ends what still runs."""
         call, prepared = self.call, self.prepared
-        granted = call.account.reserve(prepared.prompt_tokens, prepared.answer_tokens)
+        granted = call.account.reserve(
+            prepared.prompt_tokens, prepared.answer_tokens, prepared.room
+        )
         if granted is not None and prepared.answer_tokens is None:
             prepared = prepared.bounded(granted)
+        started = False
         try:
             async with prepared.run(call.terms) as pieces:
+                started = True
                 yield self._counted(pieces)
         finally:
-            if not self.usage.complete:  # cut off: what ran is paid for
+            if started and not self.usage.complete:  # cut off: what may have run is paid for
                 self.usage.prompt_tokens = max(self.usage.prompt_tokens, prepared.prompt_tokens)
             call.prompt_tokens += self.usage.prompt_tokens
             call.cached_tokens += self.usage.cached_tokens
@@ -182,11 +201,9 @@ class Job:
             await call.settle()
 
     async def _counted(self, pieces: Pieces) -> AsyncIterator[tuple[int, Piece]]:
-        began = self.call.began
         last: list[float | None] = [None] * self.prepared.answers
         async for index, piece in pieces:
-            self.call.heard(piece, last[index], began)
-            last[index] = time.perf_counter()
+            last[index] = self.call.heard(piece, last[index])
             self.usage.add(index, piece)
             yield index, piece
 
@@ -232,4 +249,13 @@ def call_of(request: Request) -> Call:
     """The call that the middleware made of this request."""
     call = request.state.call
     assert isinstance(call, Call)
+    route = request.scope.get("route")
+    if route is not None:
+        call.endpoint = route.path
     return call
+
+
+def _text_of(query: ChatQuery | TextQuery) -> str:
+    """What a log shows of what was asked."""
+    asked = query.messages if isinstance(query, ChatQuery) else query.prompts
+    return repr(list(asked)[:100])[:_KEPT_TEXT]

@@ -68,7 +68,8 @@ class Calls:
             await self._app(scope, receive, send)
             return
         path, headers = scope["path"], Headers(scope=scope)
-        call = self._call(path, scope["method"], headers)
+        dialect = dialect_of(path, headers)
+        call = self._call(dialect.name, scope["method"], headers)
         scope.setdefault("state", {})["call"] = call
         self._observers.began(call)
 
@@ -79,6 +80,8 @@ class Calls:
                     *message.get("headers", ()),
                     (b"x-request-id", call.id.encode()),
                 ]
+                if dialect.tells_id:
+                    message["headers"].append((b"request-id", call.id.encode()))
             await send(message)
 
         entered = False
@@ -90,16 +93,16 @@ class Calls:
             if entered or call.status:
                 raise
             call.told(error)
-            await error_response(error, path)(scope, receive, noted)
+            await error_response(error, path, headers, call.id)(scope, receive, noted)
         finally:
             self._end(call, scope, entered)
 
-    def _call(self, path: str, method: str, headers: Headers) -> Call:
+    def _call(self, dialect: str, method: str, headers: Headers) -> Call:
         parent = headers.get("traceparent", "")
         return Call(
             self._pool,
             self._observers,
-            dialect=dialect_of(path).name,
+            dialect=dialect,
             method=method,
             trace_parent=parent if _TRACE_PARENT.fullmatch(parent) else None,
             timeout=self._timeout,

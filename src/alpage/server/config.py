@@ -85,6 +85,10 @@ class ServerConfig:
     keep_alive: float | None = field(default=KEEP_SECONDS, metadata={"read": keep_of})
     any: bool = False
     inter_token: float = field(default=0.05, metadata={"read": seconds_of})
+    database: str | None = None
+    log: Path | None = None
+    log_prompts: bool = False
+    traces: str | None = None
     cache_folder: Path | None = None
     cache_folder_size: int = field(default=1_024_000_000, metadata={"read": size_of})
 
@@ -245,6 +249,8 @@ def _value(one: "dataclasses.Field[Any]", value: Any, folder: Path) -> Any:
             return value
         raise UsageError(f"{one.name} is one of {', '.join(map(repr, choices))}, not {value!r:.80}")
     if kind is Path and isinstance(value, str) and value:
+        if one.name == "log" and value == "-":
+            return Path(value)  # standard error
         return folder / Path(value).expanduser()
     if typing.get_origin(kind) is tuple:
         if isinstance(value, list) and all(isinstance(v, str) for v in value):

@@ -19,19 +19,19 @@ Failed = Callable[[AlpageError], bytes]
 """How a dialect ends a stream that fails in the middle."""
 
 
+compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+"""A value as JSON without spaces."""
+
+
 def event(value: Any, name: str | None = None) -> bytes:
     """One event with a JSON document, under a name where the dialect has names."""
     begin = "" if name is None else f"event: {name}\n"
-    return f"{begin}data: {_compact(value)}\n\n".encode()
+    return f"{begin}data: {compact(value)}\n\n".encode()
 
 
 def line(value: Any) -> bytes:
     """A JSON document as one line, for streams of media type application/x-ndjson."""
-    return f"{_compact(value)}\n".encode()
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return f"{compact(value)}\n".encode()
 
 
 class EventStream(Response):

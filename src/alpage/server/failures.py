@@ -49,6 +49,8 @@ async def on_client_gone(_: Request, error: Exception) -> Response:
 
 def _told(request: Request, error: Exception, answer: AlpageError) -> Response:
     call = getattr(request.state, "call", None)
+    call_id = None
     if isinstance(call, Call):
         call.told(error)
-    return error_response(answer, request.url.path)
+        call_id = call.id
+    return error_response(answer, request.url.path, request.headers, call_id)

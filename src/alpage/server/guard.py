@@ -96,7 +96,9 @@ class Guard:
 
         async def hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *added]
+                own = list(message.get("headers", ()))
+                given = {name for name, _ in own}
+                message["headers"] = own + [pair for pair in added if pair[0] not in given]
             await send(message)
 
         try:
@@ -109,7 +111,7 @@ class Guard:
                 return
             self._life.enter()
         except RequestError as error:
-            await error_response(error, scope["path"])(scope, receive, hardened)
+            await error_response(error, scope["path"], headers)(scope, receive, hardened)
             return
         body = Body(self._life)
         scope.setdefault("state", {})["body"] = body

@@ -6,6 +6,8 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from alpage import __version__
+from alpage.server.accounts.caller import ANYONE
+from alpage.server.backends.local import LocalModel
 from alpage.server.backends.protocol import Remote, ServedModel
 from alpage.server.errors import RETRY_SECONDS, RequestError
 from alpage.server.pool import Pool
@@ -60,19 +62,34 @@ def life_routes(pool: Pool, life: Life) -> APIRouter:
     routes = APIRouter(tags=["server"])
 
     @routes.get("/health")
-    async def health() -> dict[str, Any]:
-        """That the server is up, and how much each loaded model has to do."""
+    async def health() -> JSONResponse:
+        """That the server is up, and how much each loaded model has to do; 503 if one has died."""
         loads = [_load(model) for model in pool]
-        return {"status": "ok", "version": __version__, "models": loads}
+        answer: dict[str, Any] = {"status": "ok", "version": __version__, "models": loads}
+        if dead := dead_models(pool):
+            return JSONResponse(answer | {"status": "failed", "dead": dead}, 503)
+        return JSONResponse(answer)
 
     @routes.get("/ready")
     async def ready() -> JSONResponse:
-        """Whether it takes requests: 503 while it ends."""
+        """Whether it takes requests: 503 while it ends, and where no model can be asked."""
         if life.draining:
             return JSONResponse({"status": "draining"}, 503)
+        dead = set(dead_models(pool))
+        offered = pool.cards(ANYONE)
+        if offered and all({card.name, card.parent} & dead for card in offered):
+            return JSONResponse({"status": "failed", "missing": "an engine that lives"}, 503)
+        if not offered:
+            return JSONResponse({"status": "empty", "missing": "a model to offer"}, 503)
         return JSONResponse({"status": "ready"})
 
     return routes
+
+
+def dead_models(pool: Pool) -> list[str]:
+    """Names of the loaded models whose engine's thread has ended: they answer nothing any more."""
+    local = [model for model in pool if isinstance(model, LocalModel)]
+    return [model.card.name for model in local if not model.llm.engine.alive]
 
 
 def _load(model: ServedModel) -> dict[str, Any]:

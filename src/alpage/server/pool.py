@@ -103,6 +103,10 @@ class Pool:
         """Those that are loaded; each engine once, under its base model's name."""
         return iter([slot.model for slot in self._slots.values() if slot.model is not None])
 
+    def names(self) -> frozenset[str]:
+        """What is offered, loaded or not, but for what `discovery` finds; for labels."""
+        return frozenset((*self._slots, *self._adapters))
+
     def cards(self, caller: Caller) -> list[ModelCard]:
         """Every model that the caller may ask, loaded or not."""
         known = {name: self._card(name) for name in (*self._slots, *self._adapters)}

@@ -18,6 +18,7 @@ from alpage.server.app import Surroundings, create_app
 from alpage.server.calls import Door, OpenDoor
 from alpage.server.config import Config
 from alpage.server.guard import Access, is_loopback
+from alpage.server.observe.metrics import Metrics
 from alpage.server.observe.observer import Observers
 from alpage.server.pool import Pool
 
@@ -60,6 +61,7 @@ def surroundings_of(
     *,
     door: Door | None = None,
     observers: Observers | None = None,
+    metrics: Metrics | None = None,
 ) -> Surroundings:
     """What a server is made of: the one place where its parts come together.
 
@@ -76,7 +78,9 @@ def surroundings_of(
         origins=server.origins,
         door=door or OpenDoor(),
         observers=observers or Observers(),
+        metrics=metrics,
         timeout=server.timeout,
+        log_prompts=server.log_prompts,
         grace=server.grace,
         stall=server.stall,
         certificate=_certificate(server.tls_certificate, server.tls_key),

@@ -34,6 +34,7 @@ class ChatQuery(Query):
     """The next message of a conversation. `messages` and `tools` are in OpenAI's form.
 
     `tool`: the name of the one function that has to be called, whatever `tool_choice` says.
+    `begun`: how the answer begins; it goes on from there, and does not repeat it.
     """
 
     messages: Sequence[Message]
@@ -41,6 +42,7 @@ class ChatQuery(Query):
     tool_choice: ToolChoice = "auto"
     tool: str | None = None
     parallel_tool_calls: bool = True
+    begun: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,7 +165,9 @@ def test_their_refusals_are_passed_on(far: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="min_p is not taken by this model") as told:
         far.chat.completions.create(model="far", messages=ASK, extra_body={"min_p": 0.1})
     assert told.value.param == "min_p"
-    with pytest.raises(openai.BadRequestError, match=r"far: the prompt has .* tokens, but") as told:
+    with pytest.raises(
+        openai.BadRequestError, match=r"far: the prompt is too long: .* tokens, but"
+    ) as told:
         far.completions.create(model="far", prompt="word " * 2000)
     assert told.value.code == "context_length_exceeded"
 

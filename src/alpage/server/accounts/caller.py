@@ -11,7 +11,7 @@ SCOPES: tuple[Scope, ...] = ("inference", "metrics", "admin")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one key may use; None is no limit. Days are those of UTC."""
+    """The most that one key may use, each at least 1; None is no limit. Days are those of UTC."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None

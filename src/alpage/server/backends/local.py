@@ -4,16 +4,19 @@ import asyncio
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alpage import __version__
-from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob
-from alpage.server.backends.protocol import ModelCard, Pieces, Terms
+from alpage.core.types import Message
+from alpage.llama import AnswerOptions, Llama, TextRequest, TokenLogprob, ToolName
+from alpage.server.backends.lengths import check_texts, too_long
+from alpage.server.backends.protocol import ModelCard, Pieces, ServedModel, Terms
 from alpage.server.errors import RequestError
 from alpage.server.queries import ChatQuery, EmbedQuery, Query, TextQuery
 from alpage.server.running import Activity, Run
@@ -90,10 +93,35 @@ class LocalModel:
         tokenizer = self.llm.tokenizer
         return token.id < tokenizer.vocab_size and not tokenizer.is_special(token.id)
 
+    def ids_of(self, text: str, *, special: bool = False, begin: bool = False) -> list[int]:
+        """Token ids of a text; `special` lets texts like <|im_end|> become control tokens.
+
+        `begin` puts the begin-of-text token first, where the model expects one and the text has
+        none.
+        """
+        ids = self.llm.tokenize(text, special=special)
+        first = self.llm.prompt_ids("")
+        return ids if not begin or ids[: len(first)] == first else [*first, *ids]
+
+    def ids_inside(self, text: str) -> list[int]:
+        """Token ids of a text that goes on after another."""
+        return self.llm.tokenizer.encode_inside(text)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token stands for; control tokens are spelled."""
+        return self.llm.tokenizer.token_bytes(token)
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
+    ) -> tuple[str, list[int]]:
+        """The prompt of a conversation, as text and as ids."""
+        return self.llm.render_chat(messages, tools=tools)
+
     def prepare(self, query: ChatQuery | TextQuery) -> "LocalAnswers":
         """Render and encode the prompts."""
         prompts = len(query.prompts) if isinstance(query, TextQuery) else 1
         self._activity.check(prompts * query.choices)  # not encoded in vain
+        check_texts(self.llm, query)
         first = self._chat(query) if isinstance(query, ChatQuery) else self._texts(query)
         self._check_lengths([request.prompt for request in first])
         requests = [
@@ -106,13 +134,26 @@ class LocalModel:
         return LocalAnswers(self.llm, self._activity, tuple(requests), query.choices)
 
     def _chat(self, query: ChatQuery) -> list[TextRequest]:
-        options, tools = self._options(query), query.tools
-        if query.tool_choice == "none":
-            tools = None
-        return [self.llm.chat_request(query.messages, tools=tools, stop=query.stop, **options)]
+        choice = query.tool_choice if query.tool is None else ToolName(query.tool)
+        return [
+            self.llm.chat_request(
+                query.messages,
+                tools=query.tools,
+                tool_choice=choice,
+                parallel_tool_calls=query.parallel_tool_calls,
+                stop=query.stop,
+                begun=query.begun,
+                **self._options(query),
+            )
+        ]
 
     def _texts(self, query: TextQuery) -> list[TextRequest]:
         options = self._options(query)
+        free = options.get("regex") is None and options.get("grammar") is None
+        if query.score_prompts and free and options.get("max_tokens") == 1:
+            # Evaluations ask for one token behind the text that they score, and take one score
+            # off the end: it has to be there where the model would end the answer at once, too.
+            options["ignore_eos"] = True
         return [
             self.llm.completion_request(
                 prompt,
@@ -150,11 +191,19 @@ class LocalModel:
         """Refuse prompts longer than the context, with the code that clients look for."""
         longest = max(map(len, prompts), default=0)
         if longest > self.llm.context:
-            raise RequestError(
-                f"the prompt has {longest} tokens, but the context holds {self.llm.context}; "
-                "shorten the prompt or serve the model with a larger context",
-                code="context_length_exceeded",
-            )
+            raise too_long(longest, self.llm.context)
+
+
+def require_local(model: ServedModel, what: str) -> LocalModel:
+    """The model, if its tokenizer is in this process; else a RequestError about `what`."""
+    if isinstance(model, LocalModel):
+        return model
+    raise RequestError(
+        f"the model {model.card.name!r:.80} runs elsewhere, where its tokens are known: {what} "
+        "works with models that this server runs",
+        param="model",
+        code="unsupported_model",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +236,13 @@ class LocalAnswers:
                 return None
             total += request.sampling.max_tokens
         return total
+
+    @property
+    def room(self) -> int | None:
+        """The most tokens that contexts leave to all answers."""
+        if any(request.sampling.context_policy == "shift" for request in self.requests):
+            return None
+        return sum(max(0, self.llm.context - len(r.prompt)) + 1 for r in self.requests)
 
     def bounded(self, tokens: int) -> "LocalAnswers":
         """The same with at most `tokens` in all answers together, a share for each."""

@@ -75,6 +75,11 @@ class Prepared(Protocol):
         """The most tokens that all answers may have together."""
         ...
 
+    @property
+    def room(self) -> int | None:
+        """The most tokens that contexts leave to all answers; None where that is not known."""
+        ...
+
     def bounded(self, tokens: int) -> "Prepared":
         """The same with at most `tokens` in all answers together, a share for each."""
         ...

@@ -1,10 +1,9 @@
 """Who watches a server's calls, and what of a call they may see."""
 
-import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-_LOG = logging.getLogger("alpage")
+from alpage.server.observe.event import log_failure
 
 
 class CallerView(Protocol):
@@ -151,4 +150,4 @@ class Observers:
         if id(observer) in self._failed:
             return
         self._failed.add(id(observer))
-        _LOG.exception("observer_failed", extra={"observer": type(observer).__name__})
+        log_failure("observer_failed", observer=type(observer).__name__)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alpage.core.types import FinishReason
-from alpage.llama import Piece
+from alpage.llama import Piece, TokenLogprob
 from alpage.server.backends.protocol import ServedModel
 from alpage.server.call import Tally
+from alpage.server.events import compact
 
 FINISH: dict[FinishReason, str] = {
     "stop": "stop",
@@ -60,6 +61,38 @@ def finish_of(piece: Piece) -> str | None:
 def finite(logprob: float) -> float:
     """JSON has no infinity: the value that OpenAI writes for an impossible token."""
     return max(logprob, _LEAST_LOGPROB)
+
+
+def logprob_entry(token: TokenLogprob) -> dict[str, Any]:
+    """A token of an answer, with the most likely ones at its place."""
+    return {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}
+
+
+def _entry(token: TokenLogprob) -> dict[str, Any]:
+    assert token.logprob is not None  # only the first token of a prompt has none
+    return {"token": token.text, "bytes": list(token.data), "logprob": finite(token.logprob)}
+
+
+def call_id() -> str:
+    """A new name for a tool call, by which its result is given."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+class Frame:
+    """An event that differs in one value only: the rest is made once, not for every token."""
+
+    HOLE = "\0hole\0"
+    """No text that stands in an event's constant part: ids, names of models, field names."""
+
+    def __init__(self, value: dict[str, Any], name: str | None = None) -> None:
+        """`value` has `Frame.HOLE` where the values go."""
+        begin = "" if name is None else f"event: {name}\n"
+        before, after = f"{begin}data: {compact(value)}\n\n".split(compact(self.HOLE))
+        self._before, self._after = before.encode(), after.encode()
+
+    def filled(self, value: str, more: bytes = b"") -> bytes:
+        """The event with `value`, and with `more` fields, as JSON, behind it."""
+        return self._before + compact(value).encode() + more + self._after
 
 
 def joined_text(pieces: Iterable[Piece]) -> str:

@@ -5,10 +5,26 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from alpage.server.errors import RequestError
-from alpage.server.openai.fields import MAX_LOGPROBS, Fields, Refused, SharedFields
+from alpage.server.openai.fields import (
+    MAX_ITEMS,
+    MAX_LOGPROBS,
+    MAX_PARTS,
+    Fields,
+    JsonSchema,
+    Name,
+    Refused,
+    SharedFields,
+)
+from alpage.server.openai.tools import (
+    MAX_TOOLS,
+    AllowedChoice,
+    FunctionChoice,
+    Offer,
+    Tool,
+    Word,
+    offer,
+)
 from alpage.server.queries import ChatQuery
-
-_NAME = r"^[a-zA-Z0-9_.-]{1,128}$"
 
 
 class TextPart(Fields):
@@ -34,13 +50,17 @@ class EarlierCall(Fields):
     index: int | None = None  # left over where clients put streamed calls together
 
 
+Parts = Annotated[list[TextPart], Field(fail_fast=True, max_length=MAX_PARTS)]
+Calls = Annotated[list[EarlierCall], Field(fail_fast=True, max_length=MAX_PARTS)]
+
+
 class ChatMessage(Fields):
     """One message of the conversation. What a role needs is checked where it is rendered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    content: str | Parts | None = None
     name: str | None = None
-    tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True)] | None = None
+    tool_calls: Calls | None = None
     tool_call_id: str | None = None
     # Clients send an earlier answer back as it was.
     refusal: Refused = None
@@ -58,28 +78,12 @@ class ChatMessage(Fields):
         return {key: value for key, value in shown.items() if value is not None}
 
 
-class FunctionDefinition(Fields):
-    """What a tool does; `parameters` is a JSON schema."""
-
-    name: Annotated[str, Field(pattern=_NAME)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None
-
-
-class Tool(Fields):
-    """A function that the model may call."""
-
-    type: Literal["function"]
-    function: FunctionDefinition
-
-
 class SchemaFormat(Fields):
     """A JSON Schema that the answer follows, whether `strict` asks for that or not."""
 
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Name
     description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[JsonSchema, Field(alias="schema")]
     strict: bool | None = None
 
 
@@ -100,14 +104,14 @@ class ResponseFormat(Fields):
 class ChatRequest(SharedFields):
     """The whole body."""
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_ITEMS)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_choice: Word | FunctionChoice | AllowedChoice | None = None
+    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     # Values that change nothing here.
     store: Literal[False] | None = None
@@ -120,6 +124,7 @@ class ChatRequest(SharedFields):
     functions: Refused = None
     moderation: Refused = None
     prediction: Refused = None
+    prompt_cache_options: Refused = None
     prompt_cache_retention: Refused = None
     reasoning_effort: Refused = None
     verbosity: Refused = None
@@ -136,19 +141,26 @@ class ChatRequest(SharedFields):
                 'response_format has a json_schema with the type "json_schema", and with no other',
                 param="response_format",
             )
+        self.check_form(*(["response_format"] if wanted and wanted.enforced is not None else []))
         one, other = self.max_tokens, self.max_completion_tokens
         if one is not None and other is not None and one != other:
             raise RequestError(
                 f"max_tokens is {one} and max_completion_tokens is {other}; give one of them",
                 param="max_tokens",
             )
+        self.offer()
 
-    @property
-    def offered_tools(self) -> list[dict[str, Any]] | None:
-        """Tools that the model is told of: none with tool_choice "none"."""
-        if not self.tools or self.tool_choice == "none":
-            return None
-        return [tool.model_dump(exclude_unset=True) for tool in self.tools]
+    def offer(self) -> Offer:
+        """The tools, and which of them has to be called."""
+        tools = [tool.model_dump(exclude_unset=True) for tool in self.tools or ()]
+        choice = self.tool_choice
+        if isinstance(choice, FunctionChoice):
+            return offer(tools, None, name=choice.function.name)
+        if isinstance(choice, AllowedChoice):
+            allowed = choice.allowed_tools
+            names = [tool.function.name for tool in allowed.tools]
+            return offer(tools, allowed.mode, allowed=names)
+        return offer(tools, choice)
 
     def query(self) -> ChatQuery:
         """What is asked of the model."""
@@ -157,9 +169,13 @@ class ChatRequest(SharedFields):
         options["top_logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
         if self.response_format is not None:
             options["json_schema"] = self.response_format.enforced
+        offered = self.offer()
         return ChatQuery(
             messages=[message.for_template() for message in self.messages],
-            tools=self.offered_tools,
+            tools=offered.tools,
+            tool_choice=offered.choice,
+            tool=offered.tool,
+            parallel_tool_calls=self.parallel_tool_calls is not False,
             options=options,
             stop=self.stops,
             choices=self.choices,

@@ -7,21 +7,21 @@ from pydantic import Field
 
 from alpage.server.backends.protocol import ServedModel
 from alpage.server.errors import RequestError
-from alpage.server.openai.fields import MAX_CHOICES, MAX_LOGPROBS, Refused, SharedFields
+from alpage.server.openai.fields import (
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    Prompts,
+    Refused,
+    SharedFields,
+    each_prompt,
+)
 from alpage.server.queries import TextQuery
-
-_MAX_IDS = 1 << 20
-_MAX_PROMPTS = 2048
-
-Ids = Annotated[list[int], Field(fail_fast=True, max_length=_MAX_IDS)]
-Texts = Annotated[list[str], Field(fail_fast=True, max_length=_MAX_PROMPTS)]
-IdLists = Annotated[list[Ids], Field(fail_fast=True, max_length=_MAX_PROMPTS)]
 
 
 class CompletionRequest(SharedFields):
     """The whole body. `max_tokens` 0 with `echo` scores the prompt and adds nothing."""
 
-    prompt: str | Texts | Ids | IdLists
+    prompt: Prompts
     max_tokens: Annotated[int, Field(ge=0)] | None = 16
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -32,6 +32,7 @@ class CompletionRequest(SharedFields):
     def check(self) -> None:
         """What no single field can tell; a RequestError."""
         super().check()
+        self.check_form()
         if self.best_of is not None and self.best_of < self.choices:
             raise RequestError(
                 f"best_of is {self.best_of}: it must be at least n, {self.choices}",
@@ -65,9 +66,7 @@ class CompletionRequest(SharedFields):
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
         """Each of them text or ids."""
-        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return self.prompt
+        return each_prompt(self.prompt)
 
     def query(self) -> TextQuery:
         """What is asked of the model."""

@@ -8,7 +8,14 @@ from alpage.llama import Piece, TokenLogprob
 from alpage.server.backends.protocol import ServedModel
 from alpage.server.call import Job
 from alpage.server.events import event
-from alpage.server.openai.answers import Heading, finish_of, finite, joined_text, usage_of
+from alpage.server.openai.answers import (
+    Frame,
+    Heading,
+    finish_of,
+    finite,
+    joined_text,
+    usage_of,
+)
 from alpage.server.openai.completion_request import CompletionRequest
 
 
@@ -42,15 +49,20 @@ async def events(
     if asked.wants_usage:
         head["usage"] = None
     tables = [LogprobTable(job.model, asked.logprobs) for _ in echoed]
+    frames = [
+        Frame({**head, "choices": [_choice(i, Frame.HOLE, None, None)]}) for i in range(len(echoed))
+    ]
     begins = list(echoed)
     async with job.run() as pieces:
         async for index, piece in pieces:
             tables[index].add(piece)
             text, begins[index] = begins[index] + piece.text, ""
             finish = finish_of(piece)
-            if text or finish or tables[index]:
+            if finish or tables[index]:
                 choice = _choice(index, text, tables[index].take(), finish)
                 yield event({**head, "choices": [choice]})
+            elif text:
+                yield frames[index].filled(text)
     if asked.wants_usage:
         yield event({**head, "choices": [], "usage": usage_of(job.usage)})
     yield b"data: [DONE]\n\n"

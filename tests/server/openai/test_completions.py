@@ -10,6 +10,7 @@ from alpage import Llama
 TEXT = "The capital of France is Paris — naïve, 東京 🏔."
 
 
+@pytest.mark.client("openai", "completions: texts, token ids, lists of both")
 def test_text_and_ids_and_lists_of_both(client: openai.OpenAI, llm: Llama) -> None:
     prompts = ["The capital of France is", "One, two, three,"]
     ids = [llm.tokenize(prompt) for prompt in prompts]
@@ -38,6 +39,7 @@ def test_sixteen_tokens_by_default_and_usage(client: openai.OpenAI, llm: Llama) 
     assert {choice.finish_reason for choice in answer.choices} == {"length"}
 
 
+@pytest.mark.client("openai", "completions: n, seed")
 def test_choices_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
     def ask(prompt: Any, n: int, seed: int) -> list[str]:
         answer = client.completions.create(
@@ -51,10 +53,15 @@ def test_choices_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
     assert len(set(several)) == 4
 
 
-def test_echo_with_logprobs_scores_like_the_facade(client: openai.OpenAI, llm: Llama) -> None:
+@pytest.mark.client("openai", "completions: echo and log-probabilities")
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_echo_with_logprobs_scores_like_the_facade(
+    client: openai.OpenAI, llm: Llama, as_ids: bool
+) -> None:
     score = llm.logprobs(TEXT, top=2)
+    prompt = llm.prompt_ids(TEXT) if as_ids else TEXT
     answer = client.completions.create(
-        model="smollm2", prompt=TEXT, max_tokens=0, echo=True, logprobs=2
+        model="smollm2", prompt=prompt, max_tokens=0, echo=True, logprobs=2
     )
     (choice,) = answer.choices
     assert choice.text == TEXT
@@ -64,9 +71,7 @@ def test_echo_with_logprobs_scores_like_the_facade(client: openai.OpenAI, llm: L
     assert logprobs.token_logprobs is not None
     assert logprobs.tokens is not None
     assert logprobs.token_logprobs[0] is None
-    assert logprobs.token_logprobs[1:] == pytest.approx(
-        [entry.logprob for entry in score.tokens[1:]], abs=1e-5
-    )
+    assert logprobs.token_logprobs[1:] == [entry.logprob for entry in score.tokens[1:]]
     assert len(logprobs.tokens) == len(score.tokens)
     tops: list[Any] = logprobs.top_logprobs or []
     assert tops[0] is None
@@ -77,6 +82,26 @@ def test_echo_with_logprobs_scores_like_the_facade(client: openai.OpenAI, llm: L
         assert 2 <= len(top) <= 3
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(score.tokens), 0)
+
+
+def test_scores_are_the_same_in_company_and_before_an_answer(
+    client: openai.OpenAI, llm: Llama
+) -> None:
+    """As evaluation harnesses ask: many lists of ids at once, and one token of an answer."""
+    texts = [TEXT, "Two and two is four.", "A lake, " * 40, "The"]
+    ids = [llm.prompt_ids(text) for text in texts]
+    for given in (texts, ids):
+        answer = client.completions.create(
+            model="smollm2", prompt=given, max_tokens=1, echo=True, logprobs=1, temperature=0
+        )
+        for text, own, choice in zip(texts, ids, answer.choices, strict=True):
+            assert choice.logprobs is not None
+            scores = choice.logprobs.token_logprobs or []
+            wanted = [token.logprob for token in llm.logprobs(text).tokens]
+            assert scores[: len(own)] == wanted
+            assert len(scores) == len(own) + 1
+            top = (choice.logprobs.top_logprobs or [])[-1]
+            assert scores[-1] == max(top.values())  # greedy
 
 
 def test_offsets_point_into_the_text(client: openai.OpenAI) -> None:
@@ -97,6 +122,7 @@ def test_offsets_point_into_the_text(client: openai.OpenAI) -> None:
     assert spelled > 0  # the text has characters of several tokens
 
 
+@pytest.mark.client("openai", "completions: streaming with usage")
 def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {
         "model": "smollm2", "prompt": ["Hills and", "The sea"], "max_tokens": 5, "temperature": 0,

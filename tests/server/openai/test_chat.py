@@ -54,6 +54,7 @@ NEEDS_TOOL: list[ChatCompletionMessageParam] = [
 ]
 
 
+@pytest.mark.client("openai", "chat: text, with usage")
 def test_an_answer_is_the_facades(client: openai.OpenAI, llm: Llama) -> None:
     wanted = llm.chat([dict(m) for m in HELLO], temperature=0, top_p=1, max_tokens=40)
     answer = client.chat.completions.create(
@@ -73,6 +74,7 @@ def test_an_answer_is_the_facades(client: openai.OpenAI, llm: Llama) -> None:
     assert str(answer.system_fingerprint).startswith("fp_")
 
 
+@pytest.mark.client("openai", "chat: streaming with usage")
 def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(
         model="smollm2", messages=HELLO, temperature=0, max_completion_tokens=20
@@ -117,11 +119,13 @@ async def both_ways(url: str) -> tuple[str, str]:
     return str(whole.choices[0].message.content), "".join(parts)
 
 
+@pytest.mark.client("openai", "chat: asynchronous")
 def test_the_asynchronous_client(url: str) -> None:
     whole, streamed = asyncio.run(both_ways(url))
     assert whole == streamed != ""
 
 
+@pytest.mark.client("openai", "chat: n, seed")
 def test_a_seed_gives_the_same_answer_and_n_gives_several(client: openai.OpenAI) -> None:
     def ask(n: int, seed: int) -> list[str]:
         answer = client.chat.completions.create(
@@ -155,6 +159,7 @@ def test_choices_of_a_stream_are_told_apart(client: openai.OpenAI) -> None:
     assert ends == [choice.finish_reason for choice in whole.choices]
 
 
+@pytest.mark.client("openai", "chat: stop")
 def test_stop_strings_end_the_answer_and_are_no_part_of_it(client: openai.OpenAI) -> None:
     plain = client.chat.completions.create(
         model="smollm2", messages=HELLO, temperature=0, max_tokens=30
@@ -169,6 +174,7 @@ def test_stop_strings_end_the_answer_and_are_no_part_of_it(client: openai.OpenAI
         assert answer.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.client("openai", "chat: logprobs, top_logprobs")
 def test_logprobs(client: openai.OpenAI, llm: Llama) -> None:
     wanted = llm.chat(
         [dict(m) for m in HELLO], temperature=0, top_p=1, max_tokens=6, top_logprobs=3
@@ -183,7 +189,7 @@ def test_logprobs(client: openai.OpenAI, llm: Llama) -> None:
     assert [entry.token for entry in entries] == [entry.text for entry in wanted.logprobs]
     for entry, own in zip(entries, wanted.logprobs, strict=True):
         assert bytes(entry.bytes) == own.data
-        assert entry.logprob == pytest.approx(own.logprob, abs=1e-4)
+        assert entry.logprob == own.logprob
         assert [top.token for top in entry.top_logprobs] == [top.text for top in own.top]
         assert entry.top_logprobs[0].logprob >= entry.logprob
     streamed = [
@@ -197,6 +203,7 @@ def test_logprobs(client: openai.OpenAI, llm: Llama) -> None:
     assert plain.choices[0].logprobs is None
 
 
+@pytest.mark.client("openai", "chat: sampling, logit_bias, penalties, top_k, min_p")
 def test_sampling_fields_reach_the_engine(client: openai.OpenAI, llm: Llama) -> None:
     def ask(**fields: Any) -> str:
         answer = client.chat.completions.create(
@@ -221,6 +228,7 @@ def test_sampling_fields_reach_the_engine(client: openai.OpenAI, llm: Llama) -> 
     ).text  # fmt: skip
 
 
+@pytest.mark.client("openai", "chat: context_policy")
 def test_a_full_context_is_a_length(client: openai.OpenAI, llm: Llama) -> None:
     text = "word " * (llm.context - 60)
     options: dict[str, Any] = {
@@ -236,6 +244,7 @@ def test_a_full_context_is_a_length(client: openai.OpenAI, llm: Llama) -> None:
     assert shifted.usage.completion_tokens == 60
 
 
+@pytest.mark.client("openai", "chat: tool calls and their results")
 def test_tool_calls(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {
         "model": "smollm2", "messages": NEEDS_TOOL, "tools": [WEATHER], "temperature": 0,

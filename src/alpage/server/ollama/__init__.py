@@ -1,0 +1,1 @@
+"""Ollama's dialect: what its clients send, and what they expect back."""
