@@ -8,7 +8,7 @@ import pytest
 from alpage.core.config import LlamaConfig
 from alpage.core.errors import CapacityError, ResourceError, UsageError
 from alpage.engine import load, memory
-from alpage.engine.load import Room, load_engine, plan_room
+from alpage.engine.load import Room, load_engine, plan_room, planned_bytes
 from alpage.engine.memory import available_memory
 from alpage.engine.native import NativeRunner
 from alpage.weights.source import open_model
@@ -74,6 +74,25 @@ def test_what_was_asked_for_and_does_not_fit_is_refused_with_the_numbers() -> No
         plan(GB)
     with pytest.raises(CapacityError, match="cache of 1000000 tokens"):
         plan(4 * GB, cache=1_000_000)
+
+
+def test_what_is_planned_is_what_is_taken_at_the_most(smollm2_path: Path) -> None:
+    with open_model(smollm2_path) as source, open_model(smollm2_path) as draft:
+        weights, token = source.weight_bytes, source.config.kv_bytes_per_token(2)
+        assert planned_bytes(source) == weights + 4 * 8192 * token
+        assert planned_bytes(source, context=512) == weights + 4 * 512 * token
+        assert planned_bytes(source, context=512, cache_tokens=600) == weights + 608 * token
+        assert planned_bytes(source, cache_tokens=600, kv="int8") < weights + 608 * token * 0.6
+        both = planned_bytes(source, cache_tokens=600, draft=draft)
+        assert both == 2 * (weights + 608 * token)
+        assert planned_bytes(source, engine="torch", cache_tokens=600) > 3 * weights
+        small = weights + 1000 * token
+        assert small - 16 * token <= planned_bytes(source, memory=small) <= small
+        with pytest.raises(CapacityError, match=r"but .* are available"):
+            planned_bytes(source, memory=weights)
+        engine = load_engine(source, threads=1, memory=small)
+        assert engine.runner.page_count * engine.runner.page_size <= 1016
+        engine.close()
 
 
 @pytest.mark.parametrize(

@@ -245,13 +245,20 @@ def test_readiness_while_it_ends(narrow: tuple[Serving, Life]) -> None:
     assert answer.startswith(b"HTTP/1.1 200") and b'"completion_tokens":2' in answer
 
 
+@pytest.mark.parametrize("earlier", [0, 1])
 def test_a_connection_that_never_asks_is_cut_off(
-    llm: Llama, monkeypatch: pytest.MonkeyPatch
+    llm: Llama, monkeypatch: pytest.MonkeyPatch, earlier: int
 ) -> None:
-    monkeypatch.setattr("alpage.server.process._HEADER_SECONDS", 0.05)
+    monkeypatch.setattr("alpage.server.process._HEADER_SECONDS", 1.0)
     with serving(Surroundings(pool=Pool.of({"smollm2": llm}), local=True)) as running:
         port = int(running.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+            for _ in range(earlier):
+                sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answer = b""
+                while b'"status"' not in answer:
+                    answer += (part := sock.recv(65536))
+                    assert part
             sock.sendall(b"GET /health HTTP/1.1\r\nHost:")
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""

@@ -53,7 +53,7 @@ def wait_for(models: Pool, active: int) -> None:
 
 
 def test_leaving_a_stream_frees_the_engine(
-    url: str, models: Pool, idle: Callable[[], None]
+    url: str, models: Pool, idle: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with httpx.stream("POST", f"{url}/v1/completions", json=ENDLESS | {"stream": True, "n": 3},
                       timeout=60) as answer:  # fmt: skip
@@ -62,6 +62,8 @@ def test_leaving_a_stream_frees_the_engine(
         wait_for(models, 3)
         assert httpx.get(f"{url}/health").json()["models"][0]["active_requests"] == 3
     idle()
+    assert httpx.get(f"{url}/health").status_code == 200
+    assert caplog.text == ""  # clients leave: that is nothing for the log
 
 
 def test_leaving_a_whole_answer_frees_the_engine(

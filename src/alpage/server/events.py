@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from alpage.core.errors import AlpageError, InternalError
 from alpage.server.call import Call
-from alpage.server.running import while_connected
+from alpage.server.running import ClientGoneError, while_connected
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,14 +55,21 @@ class EventStream(Response):
         self._events = events
         self._failed = failed
         self._call = call
+        self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, as ASGI has it."""
-        await while_connected(receive, self._write(send))
+        try:
+            await while_connected(receive, self._write(send))
+        except ClientGoneError:
+            if not self._begun:
+                raise
+            # Nobody is left to be told, and half an answer cannot become an error.
 
     async def _write(self, send: Send) -> None:
         async with contextlib.aclosing(self._events):
             first = await anext(self._events)
+            self._begun = True
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await _send_body(send, first)
             try:

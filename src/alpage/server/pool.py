@@ -20,7 +20,7 @@ from alpage.server.backends.protocol import ModelCard, Remote, ServedModel
 from alpage.server.errors import RequestError
 from alpage.server.offers import AdapterOffer, Discovery, Offer
 from alpage.server.running import Activity, Queue
-from alpage.server.slots import Slot, outcome, told
+from alpage.server.slots import Slot, begun, outcome, told
 
 PATIENCE = 30.0
 """Seconds that a request waits for others' models to leave the memory that it needs."""
@@ -139,8 +139,7 @@ class Pool:
         A RequestError with status 404 for another name, with 503 where no memory gets free in
         time; else what loading it failed with. Who leaves while waiting ends nothing for others.
         """
-        adapter = self._adapters.get(name)
-        slot = self._slots.get(name if adapter is None else adapter.base)
+        adapter, slot = self._adapters.get(name), self._found(name)
         if slot is None:
             slot = await self._discover(name, caller)
         slot.enter()
@@ -178,19 +177,26 @@ class Pool:
             await asyncio.wait({slot.closing})
 
     def expires(self, name: str) -> float | None:
-        """When a model will be unloaded if nobody asks again: seconds since 1970; None: never."""
-        return self._slot(name).expires
+        """When a model will be unloaded if nobody asks again: seconds since 1970; None: never.
+
+        None, too, for one that is not loaded.
+        """
+        slot = self._found(name)
+        return None if slot is None else slot.expires
 
     def bytes_of(self, name: str) -> int:
         """Memory that a loaded model takes, weights and cache; 0 where it is not loaded."""
-        slot = self._slot(name)
-        if slot.model is None:
+        slot = self._found(name)
+        if slot is None or slot.model is None:
             return 0
         return slot.bytes or (0 if slot.llm is None else memory_of(slot.llm))
 
-    def _slot(self, name: str) -> Slot:
+    def _found(self, name: str) -> Slot | None:
         adapter = self._adapters.get(name)
-        slot = self._slots.get(name if adapter is None else adapter.base)
+        return self._slots.get(name if adapter is None else adapter.base)
+
+    def _slot(self, name: str) -> Slot:
+        slot = self._found(name)
         if slot is None:
             raise self._missing(name, "")
         return slot
@@ -267,7 +273,7 @@ class Pool:
                 await asyncio.wait({slot.closing})
                 continue
             if slot.loading is None:
-                slot.loading = asyncio.create_task(self._load(slot))
+                slot.loading = begun(self._load(slot))
             await outcome(slot.loading)
         return slot.model
 
@@ -318,7 +324,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._patience), self._turn:
                 while self._memory is not None and self._taken + need > self._memory:
-                    await self._free_some(slot)
+                    await self._free_some(slot, self._memory - need)
                 slot.bytes = need
         except TimeoutError:
             raise RequestError(
@@ -329,16 +335,19 @@ class Pool:
                 retry_after=self._patience,
             ) from None
 
-    async def _free_some(self, wanting: Slot) -> None:
-        """Unload who was used longest ago and is idle, or wait until that can be."""
+    async def _free_some(self, wanting: Slot, most: int) -> None:
+        """Unload who was used longest ago and is idle, or wait until that can be.
+
+        Nobody goes while what is in use takes more than `most` bytes: it would be in vain.
+        """
         if not wanting.users:
             raise CapacityError("nobody waits for this model any more")
-        going = {s.closing for s in self._slots.values() if s.closing is not None}
-        if not going:
-            idle = [slot for slot in self._slots.values() if slot.idle]
-            if idle:
-                self._let_go(min(idle, key=lambda slot: slot.used))
-                return
+        slots = self._slots.values()
+        idle = [slot for slot in slots if slot.idle]
+        staying = self._taken - sum(slot.bytes for slot in slots if slot in idle or slot.closing)
+        if idle and staying <= most and not any(slot.closing for slot in slots):
+            self._let_go(min(idle, key=lambda slot: slot.used))
+            return
         self._freed.clear()
         await self._freed.wait()
 
@@ -352,7 +361,7 @@ class Pool:
         if slot.idle and slot.closing is None:
             llm = slot.take_out()
             assert llm is not None
-            slot.closing = asyncio.create_task(self._close(slot, llm))
+            slot.closing = begun(self._close(slot, llm))
 
     async def _close(self, slot: Slot, llm: Llama) -> None:
         try:
@@ -365,8 +374,7 @@ class Pool:
     async def _adapted(self, slot: Slot, adapter: AdapterOffer) -> ServedModel:
         while adapter.name not in slot.adapters:
             if adapter.name not in slot.setting:
-                task = asyncio.create_task(self._set_adapter(slot, adapter))
-                slot.setting[adapter.name] = task
+                slot.setting[adapter.name] = begun(self._set_adapter(slot, adapter))
             await outcome(slot.setting[adapter.name])
         return slot.adapters[adapter.name]
 

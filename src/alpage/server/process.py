@@ -208,16 +208,33 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **options)
         self._stall = stall
         self._watch: asyncio.TimerHandle | None = None
-        self._first: asyncio.TimerHandle | None = None
+        self._request: asyncio.TimerHandle | None = None
+
+    @property
+    def _expects(self) -> bool:
+        """Whether a request should come now: none is under way."""
+        return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request, for a while."""
         super().connection_made(transport)
-        self._first = self.loop.call_later(_HEADER_SECONDS, self._check_begun)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a request that has begun to come, for a while."""
+        super().data_received(data)
+        if not self._expects and self._request is not None:
+            self._request.cancel()
+            self._request = None
+        elif self._expects and self._request is None:
+            self._expect()
+
+    def _expect(self) -> None:
+        self._request = self.loop.call_later(_HEADER_SECONDS, self._check_begun)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
-        for timer in (self._watch, self._first):
+        for timer in (self._watch, self._request):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -245,5 +262,6 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def _check_begun(self) -> None:
-        if self.cycle is None:
+        self._request = None
+        if self._expects:
             self.transport.abort()

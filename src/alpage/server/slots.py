@@ -5,8 +5,8 @@ import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from alpage.core.errors import AlpageError, CapacityError, ResourceError
 from alpage.llama import Llama
@@ -91,6 +91,13 @@ class Slot:
         llm, self.llm, self.model = self.llm, None, None
         self.adapters.clear()
         return llm
+
+
+def begun(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """A task whose error is nothing for the log where nobody waits for it any more."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 async def outcome(task: "asyncio.Task[T]") -> T:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from alpage.catalogue.listing import Listing, list_models, show
 from alpage.catalogue.listing import ModelCard as CatalogueCard
-from alpage.catalogue.resolve import resolve
-from alpage.core.errors import StorageError, UsageError
+from alpage.catalogue.resolve import is_name, resolve
+from alpage.core.errors import AlpageError, StorageError, UsageError
 from alpage.core.settings import Settings, secret_from_environment
 from alpage.engine.load import Scheduling, planned_bytes
 from alpage.engine.memory import available_memory
@@ -207,6 +207,8 @@ class LocalModels(Discovery):
 
     def find(self, name: str) -> Offer | None:
         """The model of exactly that name."""
+        if not self._is_here(name):  # soon known, so that made-up names cost little
+            return None
         found = next((one for one in self._installed() if one.name == name), None)
         if found is None:
             return None
@@ -214,6 +216,13 @@ class LocalModels(Discovery):
         paths = {name: resolve(name, self._home)}
         offer = _Maker(config, self._server, paths, self._home, self._settings).offer()
         return dataclasses.replace(offer, card=self._card(found))
+
+    def _is_here(self, name: str) -> bool:
+        """Whether it is a name, never a path, under which something can be found here."""
+        try:
+            return is_name(name, self._home) and resolve(name, self._home).exists()
+        except AlpageError:
+            return False
 
     def _installed(self) -> list[Listing]:
         try:

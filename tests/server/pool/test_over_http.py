@@ -21,13 +21,13 @@ from alpage import Llama
 from alpage.core.errors import CapacityError
 from alpage.core.settings import Settings
 from alpage.engine.load import Scheduling
-from alpage.engine.protocol import StepBatch
+from alpage.engine.protocol import EmbedRequest, Request, StepBatch
 from alpage.server.app import Surroundings
 from alpage.server.backends.protocol import Terms
 from alpage.server.offers import AdapterOffer
 from alpage.server.pool import Pool
 from alpage.server.process import Server, open_socket, url_of
-from alpage.server.queries import TextQuery
+from alpage.server.queries import ChatQuery, EmbedQuery, TextQuery
 from alpage.server.running import Queue
 from alpage.weights.source import open_model
 
@@ -194,6 +194,35 @@ def test_a_flood_does_not_starve_a_newcomer(narrow: Llama) -> None:
     # The next place that gets free is the newcomer's: when one of those under way, at most six
     # of 80 tokens each, has ended.
     assert tokens_of_flood_before_a_newcomer(narrow, {}) <= 6 * 80
+
+
+def test_a_key_s_weight_and_priority_come_with_its_requests(
+    llm: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float, int]] = []
+    start = llm.engine.start
+
+    def watched(request: Request | EmbedRequest, on_event: Any) -> Any:
+        seen.append((request.tenant, request.weight, request.priority))
+        return start(request, on_event)
+
+    monkeypatch.setattr(llm.engine, "start", watched)
+    terms = Terms(tenant="a", weight=2.5, priority=3)
+    (model,) = Pool.of({"smollm2": llm})
+
+    async def run() -> None:
+        queries: list[ChatQuery | TextQuery] = [
+            TextQuery(prompts=["Hi"], options={"max_tokens": 1}),
+            ChatQuery(messages=[{"role": "user", "content": "Hi"}], options={"max_tokens": 1}),
+        ]
+        for query in queries:
+            async with model.prepare(query).run(terms) as pieces:
+                assert [piece async for piece in pieces]
+        vectors = await model.prepare_embedding(EmbedQuery(inputs=["Hi", "Ho"])).run(terms)
+        assert vectors.shape == (2, 576)
+
+    asyncio.run(run())
+    assert seen == [("a", 2.5, 3)] * 4
 
 
 def test_nothing_is_revealed_across_tenants(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> None:

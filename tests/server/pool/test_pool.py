@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -277,6 +278,7 @@ def test_any_model_of_this_machine(loader: Callable[[], Loader]) -> None:
         async with running(Pool(offers=[offer_of("named", named)], discovery=discovery)) as pool:
             assert {card.name for card in pool.cards(ANYONE)} == {"found", "named"}
             assert not pool.card("found", ANYONE).loaded
+            assert (pool.expires("found"), pool.bytes_of("found")) == (None, 0)
             await use(pool, "named")
             assert (named.loads, found.loads) == (1, 0)
             await use(pool, "found")
@@ -294,7 +296,7 @@ def test_any_model_of_this_machine(loader: Callable[[], Loader]) -> None:
 
 
 def test_a_load_that_nobody_waits_for_any_more_ends_before_it_begins(
-    loader: Callable[[], Loader],
+    loader: Callable[[], Loader], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
         one, other = loader(), loader()
@@ -308,5 +310,26 @@ def test_a_load_that_nobody_waits_for_any_more_ends_before_it_begins(
             held.release()
             await asyncio.sleep(0.05)
             assert (other.loads, one.closed) == (0, False)
+
+    asyncio.run(run())
+    gc.collect()
+    assert caplog.text == ""
+
+
+def test_nobody_goes_in_vain(loader: Callable[[], Loader]) -> None:
+    async def run() -> None:
+        used, idle, large = loader(), loader(), loader()
+        large.size = 2 * SIZE
+        offers = [offer_of("used", used), offer_of("idle", idle), offer_of("large", large)]
+        async with running(Pool(offers=offers, memory=2 * SIZE, patience=0.05)) as pool:
+            held = await pool.lease("used", ANYONE)
+            await use(pool, "idle")
+            with pytest.raises(RequestError, match="no memory for the model large"):
+                await pool.lease("large", ANYONE)
+            assert not idle.closed  # it alone would not have made room
+            held.release()
+            pool._patience = SECONDS
+            await use(pool, "large")
+            assert (used.closed, idle.closed) == (True, True)
 
     asyncio.run(run())

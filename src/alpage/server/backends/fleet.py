@@ -145,8 +145,11 @@ class Fleet:
             pause = self._pause(attempt, found, tried)
             if not found.retry or attempt == self.options.attempts or pause > _LONGEST_PAUSE:
                 raise found.error
-            await asyncio.sleep(pause)
+            await self._rest(pause)
         raise AssertionError("unreachable: attempts are counted")
+
+    async def _rest(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     def _choose(self, tried: Sequence[Endpoint]) -> Endpoint:
         """The least busy of those that may be asked; one that has not failed yet goes first."""
