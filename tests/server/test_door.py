@@ -66,7 +66,10 @@ def test_a_key_is_asked_for_as_soon_as_there_is_one(guarded: Guarded) -> None:
             guarded.client(wrong).chat.completions.create(**HELLO)
         assert refused.value.code == "invalid_api_key"
     assert httpx.get(f"{guarded.url}/v1/models").status_code == 401
-    assert httpx.get(f"{guarded.url}/health").status_code == 200
+    health = httpx.get(f"{guarded.url}/health")
+    assert health.status_code == 200 and health.json()["models"] == []
+    shown = httpx.get(f"{guarded.url}/health", headers={"authorization": f"Bearer {secret}"})
+    assert [model["id"] for model in shown.json()["models"]] == ["smollm2", "other"]
     answered = httpx.post(
         f"{guarded.url}/v1/chat/completions",
         json={**HELLO, "max_tokens": 2},

@@ -8,13 +8,13 @@ from starlette.datastructures import Headers
 
 from alpage.core.errors import AlpageError
 from alpage.server.accounts import AccessError, Accounts, Admission, QuotaError, UsageRecord
-from alpage.server.accounts.caller import Scope
+from alpage.server.accounts.caller import NOBODY, Scope
 from alpage.server.accounts.quotas import UNLIMITED
 from alpage.server.call import Call
 from alpage.server.errors import RequestError
 
 OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
-"""Paths for which nobody needs a key: they tell nothing of models, callers or answers."""
+"""Paths for which nobody needs a key; without one they tell nothing of models."""
 _OPEN_FOLDER = "/static/"
 _SCOPES: dict[str, Scope] = {"/metrics": "metrics"}
 """Paths that are not for `inference`. What is for `admin` alone, routes check themselves."""
@@ -32,12 +32,17 @@ class KeyDoor:
 
     async def enter(self, call: Call, path: str, headers: Headers) -> None:
         """Set the call's caller and account, or raise why it is refused."""
-        if path in OPEN or path.startswith(_OPEN_FOLDER):
-            return
         try:
             call.caller = self._accounts.authenticate(secret_of(headers))
-        except AccessError as error:
+        except AlpageError as error:
+            if path in OPEN or path.startswith(_OPEN_FOLDER):
+                call.caller = NOBODY
+                return
+            if not isinstance(error, AccessError):
+                raise
             raise RequestError(str(error), status=401, code="invalid_api_key") from None
+        if path in OPEN or path.startswith(_OPEN_FOLDER):
+            return
         scope = _SCOPES.get(path, "inference")
         if not call.caller.may(scope):
             raise RequestError(

@@ -3,12 +3,14 @@
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from alpage import __version__
 from alpage.server.accounts.caller import ANYONE
 from alpage.server.backends.local import LocalModel
 from alpage.server.backends.protocol import Remote, ServedModel
+from alpage.server.call import call_of
 from alpage.server.errors import RETRY_SECONDS, RequestError
 from alpage.server.pool import Pool
 
@@ -62,12 +64,17 @@ def life_routes(pool: Pool, life: Life) -> APIRouter:
     routes = APIRouter(tags=["server"])
 
     @routes.get("/health")
-    async def health() -> JSONResponse:
-        """That the server is up, and how much each loaded model has to do; 503 if one has died."""
-        loads = [_load(model) for model in pool]
+    async def health(request: Request) -> JSONResponse:
+        """That the server is up; 503 if an engine has died.
+
+        With how much each loaded model has to do, as far as the caller may ask it.
+        """
+        caller = call_of(request).caller
+        loads = [_load(model) for model in pool if caller.may_ask(model.card.name)]
         answer: dict[str, Any] = {"status": "ok", "version": __version__, "models": loads}
         if dead := dead_models(pool):
-            return JSONResponse(answer | {"status": "failed", "dead": dead}, 503)
+            named = [name for name in dead if caller.may_ask(name)]
+            return JSONResponse(answer | {"status": "failed", "dead": named}, 503)
         return JSONResponse(answer)
 
     @routes.get("/ready")

@@ -48,5 +48,8 @@ class Caller:
         return self.models is None or model in self.models
 
 
+NOBODY = Caller(key=None, name="nobody", tenant="", scopes=frozenset(), models=frozenset())
+"""Who shows no key where keys are asked for; there are paths for which that does not matter."""
+
 ANYONE = Caller(key=None, name="anyone", tenant="", scopes=frozenset(SCOPES))
 """The caller of every request where no key is configured."""

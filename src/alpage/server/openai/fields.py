@@ -121,6 +121,7 @@ class AnswerFields(Body):
     min_p: float | None = None
     repetition_penalty: float | None = None
     context_policy: ContextPolicy | None = None
+    ignore_eos: bool | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     regex: Pattern | None = None
     grammar: Pattern | None = None
@@ -153,7 +154,8 @@ class AnswerFields(Body):
 
 _OPTIONS = (
     "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "top_k",
-    "min_p", "repetition_penalty", "context_policy", "seed", "timeout", "regex", "grammar",
+    "min_p", "repetition_penalty", "context_policy", "ignore_eos", "seed", "timeout", "regex",
+    "grammar",
 )  # fmt: skip
 
 

@@ -91,6 +91,7 @@ def openai_routes(pool: Pool, store: ResponseStore | None) -> APIRouter:
 
 
 def _card(card: ModelCard) -> dict[str, Any]:
+    """OpenAI's facts, and those that clients of Alpage, such as its page, may want."""
     return {
         "id": card.name,
         "object": "model",
@@ -98,4 +99,5 @@ def _card(card: ModelCard) -> dict[str, Any]:
         "owned_by": card.authors or "unknown",
         "context_length": card.context,
         "licence": card.licence,
+        "parent": card.parent,
     }
