@@ -91,6 +91,9 @@ class ServerConfig:
     traces: str | None = None
     cache_folder: Path | None = None
     cache_folder_size: int = field(default=1_024_000_000, metadata={"read": size_of})
+    keep_responses: bool = True
+    responses_size: int = field(default=64 << 20, metadata={"read": size_of})
+    responses_time: float = field(default=86_400.0, metadata={"read": seconds_of})
 
     def __post_init__(self) -> None:
         for name in ("timeout", "stall"):

@@ -16,10 +16,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from alpage.core.errors import ResourceError, UsageError
 from alpage.server.app import Surroundings, create_app
 from alpage.server.calls import Door, OpenDoor
-from alpage.server.config import Config
+from alpage.server.config import Config, ServerConfig
 from alpage.server.guard import Access, is_loopback
 from alpage.server.observe.metrics import Metrics
 from alpage.server.observe.observer import Observers
+from alpage.server.openai.storage import ResponseStore
 from alpage.server.pool import Pool
 
 _LAST_WORDS_SECONDS = 3
@@ -84,7 +85,15 @@ def surroundings_of(
         grace=server.grace,
         stall=server.stall,
         certificate=_certificate(server.tls_certificate, server.tls_key),
+        responses=_store(server),
     )
+
+
+def _store(server: ServerConfig) -> ResponseStore | None:
+    """Where responses are kept."""
+    if not server.keep_responses:
+        return None
+    return ResponseStore(server.responses_size, server.responses_time)
 
 
 def check_exposed(host: str, has_keys: bool) -> None:

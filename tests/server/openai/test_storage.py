@@ -1,6 +1,11 @@
 """Where responses are kept: bounded, for a while, each tenant for itself."""
 
+from pathlib import Path
+
+from alpage.server.config import Config
 from alpage.server.openai.storage import ResponseStore, Stored
+from alpage.server.pool import Pool
+from alpage.server.process import surroundings_of
 
 
 def stored(size: int) -> Stored:
@@ -65,3 +70,18 @@ def test_it_is_forgotten_when_nobody_uses_it() -> None:
     now = 30
     assert store.get("a", "1") is None
     assert store.size == 0
+
+
+def test_a_configuration_says_how_much_is_kept(tmp_path: Path) -> None:
+    def configured(text: str) -> ResponseStore | None:
+        file = tmp_path / "serve.toml"
+        file.write_text(f"[server]\n{text}", "utf-8")
+        return surroundings_of(Config.read(file), Pool({})).responses
+
+    assert configured("keep_responses = false") is None
+    bounds = configured('responses_size = "1MiB"\nresponses_time = "2h"')
+    assert bounds is not None
+    assert (bounds.limit_bytes, bounds.seconds) == (1 << 20, 7200)
+    plain = configured("")
+    assert plain is not None
+    assert (plain.limit_bytes, plain.seconds) == (64 << 20, 86_400)
