@@ -1,6 +1,7 @@
 """Every refusal reaches the openai client as the exception that its status stands for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -122,3 +123,48 @@ def test_a_stream_that_fails_in_the_middle_says_so(models: Pool) -> None:
     assert last.response.error is not None
     assert "shutting down" in last.response.error.message
     assert last.response.output_text != ""
+
+
+def test_conversations_have_a_length(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="at most 16384 items") as told:
+        client.chat.completions.create(
+            model="smollm2", messages=[{"role": "user", "content": ""}] * 16_385
+        )
+    assert told.value.param == "messages"
+    with pytest.raises(openai.BadRequestError, match="at most 16384 items") as told:
+        client.responses.create(model="smollm2", input=[{"role": "user", "content": ""}] * 16_385)
+    assert told.value.param == "input"
+    parts: Any = [{"type": "text", "text": "a"}] * 1025
+    with pytest.raises(openai.BadRequestError, match="at most 1024 items") as told:
+        client.chat.completions.create(
+            model="smollm2", messages=[{"role": "user", "content": parts}]
+        )
+    assert told.value.param == "messages[0].content"
+
+
+@pytest.mark.client("openai", "responses: cancel, compact, count of input tokens", refused=True)
+def test_other_routes_of_responses_are_not_there(client: openai.OpenAI) -> None:
+    asked: list[Callable[[], object]] = [
+        lambda: client.responses.cancel("resp_1"),
+        lambda: client.responses.compact(model="smollm2", input="Hi"),
+        lambda: client.responses.input_tokens.count(model="smollm2", input="Hi"),
+    ]
+    for ask in asked:
+        with pytest.raises(openai.APIStatusError, match="/v1/responses/") as told:
+            ask()
+        assert told.value.status_code in (404, 405)
+
+
+@pytest.mark.client("openai", "files, batches, images, audio, moderations", refused=True)
+def test_other_parts_of_the_api_are_not_there(client: openai.OpenAI) -> None:
+    asked: list[Callable[[], object]] = [
+        lambda: client.files.list(),
+        lambda: client.batches.list(),
+        lambda: client.images.generate(prompt="An alp"),
+        lambda: client.audio.speech.create(input="Hi", model="smollm2", voice="ash"),
+        lambda: client.moderations.create(input="Hi"),
+        lambda: client.conversations.create(),
+    ]
+    for ask in asked:
+        with pytest.raises(openai.NotFoundError, match="there is no '/v1/"):
+            ask()
