@@ -208,7 +208,8 @@ class UpstreamRun:
         self._waiting: Waiting | None = None
         self._stack = AsyncExitStack()
         self._reader = asked.reader()
-        self._until = math.inf if terms.timeout is None else _now() + terms.timeout
+        limits = (terms.timeout, asked.query.options.get("timeout"))
+        self._until = _now() + min((t for t in limits if t is not None), default=math.inf)
         self._bound: asyncio.Timeout | None = None
         self._ended = False
 
