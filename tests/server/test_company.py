@@ -87,7 +87,7 @@ def test_others_are_served_while_long_prompts_are_read(
     answered = threading.Event()
 
     def refuse() -> None:
-        for _ in range(8):
+        for _ in range(8):  # one is soon refused
             with pytest.raises(openai.BadRequestError, match="the context holds 512"):
                 client.completions.create(model="smollm2", prompt=text, max_tokens=1)
         answered.set()

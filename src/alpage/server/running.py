@@ -61,6 +61,7 @@ class Activity:
         self.waiting_tokens = 0
         self._queue = queue or Queue()
         self._begun: deque[float] = deque(maxlen=64)
+        self._bridge: Bridge | None = None
 
     def check(self, requests: int, tokens: int = 0) -> None:
         """Refuse what would make the queue too long. Thread-safe: a look, nothing more."""
@@ -97,6 +98,13 @@ class Activity:
         seconds = (time.monotonic() - self._begun[0]) / len(self._begun)
         return min(60.0, max(1.0, seconds * self.waiting / 2))
 
+    def bridge(self) -> "Bridge":
+        """The way from this model's engine into the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._bridge is None or self._bridge.loop is not loop:
+            self._bridge = Bridge(loop)
+        return self._bridge
+
     def end_all(self) -> None:
         """Cancel every request; whoever asked is told."""
         for cancel in list(self.cancels):
@@ -129,6 +137,31 @@ class Waiting:
         return True
 
 
+class Bridge:
+    """Carries what engines' threads say into the event loop: all that one step said at once.
+
+    To wake the loop for each piece of each answer would cost more than the pieces do.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._woken = False
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have the loop call `function`, in order. From any thread."""
+        self._waiting.append((function, arguments))
+        if not self._woken:
+            self._woken = True
+            self.loop.call_soon_threadsafe(self._carry)
+
+    def _carry(self) -> None:
+        self._woken = False  # first: what comes from now on wakes the loop again
+        while self._waiting:
+            function, arguments = self._waiting.popleft()
+            function(*arguments)
+
+
 class Run:
     """Requests of one HTTP call on one model, together. `async with` it, then iterate once."""
 
@@ -137,7 +170,7 @@ class Run:
         self._activity = activity
         self._requests = requests
         self._arrived: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
+        self._bridge = activity.bridge()
         self._most = max(_MOST_UNREAD, _MOST_UNREAD_OF_EACH * len(requests))
         self._waiting: Waiting | None = None
         self._gate = threading.Lock()
@@ -187,13 +220,13 @@ class Run:
         """Start one request; its pieces, and the count of active ones, change in the loop."""
 
         def hand_over(item: Item) -> None:
-            self._loop.call_soon_threadsafe(self._take, index, item)
+            self._bridge.call(self._take, index, item)
 
-        self._loop.call_soon_threadsafe(self._count, 1)
+        self._bridge.call(self._count, 1)
         try:
             return self._llm.start(request, hand_over)
         except BaseException:
-            self._loop.call_soon_threadsafe(self._count, -1)
+            self._bridge.call(self._count, -1)
             raise
 
     def _count(self, change: int) -> None:

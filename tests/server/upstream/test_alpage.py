@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -143,6 +144,60 @@ def test_tools_are_the_same(client: openai.OpenAI, far: openai.OpenAI) -> None:
             del call["id"]
         both.append(found)
     assert both[0] == both[1]
+
+
+@pytest.mark.client("openai", "upstream: a tool that has to be called")
+def test_a_tool_that_has_to_be_called(client: openai.OpenAI, far: openai.OpenAI) -> None:
+    both = []
+    for one, name in ((client, "smollm2"), (far, "far")):
+        answer = one.chat.completions.create(
+            model=name, messages=ASK, tools=[WEATHER], temperature=0, max_tokens=60,
+            tool_choice={"type": "function", "function": {"name": "weather"}},
+        )  # fmt: skip
+        calls = answer.choices[0].message.tool_calls or []
+        assert len(calls) == 1
+        call: Any = calls[0]
+        both.append((call.function.name, call.function.arguments, answer.choices[0].finish_reason))
+    assert both[0] == both[1]
+    assert both[1][0] == "weather"
+
+
+@pytest.mark.client("openai", "upstream: embeddings")
+def test_embeddings_are_the_same(client: openai.OpenAI, far: openai.OpenAI) -> None:
+    texts = ["A mountain pasture", "Eine Alp"]
+    near, away = (
+        one.embeddings.create(model=name, input=texts)
+        for one, name in ((client, "smollm2"), (far, "far"))
+    )
+    assert away.usage == near.usage
+    for mine, theirs in zip(away.data, near.data, strict=True):
+        assert mine.embedding == pytest.approx(theirs.embedding, abs=1e-6)
+    with pytest.raises(openai.BadRequestError, match=r"far: .*the context holds 512"):
+        far.embeddings.create(model="far", input="word " * 2000)
+
+
+@pytest.mark.client("anthropic", "messages: for a model that another server runs")
+def test_another_dialect_over_it(client: openai.OpenAI, far: openai.OpenAI) -> None:
+    """Anthropic's client in front, OpenAI's API between the two servers."""
+    found = []
+    for one, name in ((client, "smollm2"), (far, "far")):
+        url = str(one.base_url).removesuffix("/v1/")
+        with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as claude:
+            question = {"role": "user", "content": "Name a mountain."}
+            asked: Any = {
+                "model": name,
+                "max_tokens": 20,
+                "extra_body": {"temperature": 0},
+                "system": "Be brief.",
+                "messages": [question],
+            }
+            whole = claude.messages.create(**asked)
+            with claude.messages.stream(**asked) as stream:
+                text = stream.get_final_text()
+        (block,) = whole.content
+        assert block.type == "text" and block.text == text
+        found.append((text, whole.stop_reason, whole.usage.output_tokens))
+    assert found[0] == found[1]
 
 
 @pytest.mark.client("openai", "upstream: JSON by a schema")

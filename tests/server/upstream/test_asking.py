@@ -78,6 +78,8 @@ def test_what_is_sent() -> None:
         ({"stop_token_ids": [3]}, "stop_token_ids"),
         ({"regex": "a+"}, "regex"),
         ({"grammar": 'start: "a"'}, "grammar"),
+        ({"adapter": "legal"}, "adapter"),
+        ({"something_new": 1}, "something_new"),
     ],
 )
 def test_options_of_ours_are_refused_by_name(options: Any, param: str) -> None:

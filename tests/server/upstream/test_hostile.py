@@ -19,6 +19,7 @@ from tests.server.upstream.scripted import (
 from alpage.core.errors import AlpageError, CapacityError
 from alpage.server.backends.protocol import Terms
 from alpage.server.errors import RequestError
+from alpage.server.queries import ChatQuery
 
 
 def test_an_answer_with_its_usage() -> None:
@@ -125,8 +126,10 @@ def test_servers_that_stall() -> None:
             assert told.value.status == 504
             # Our own limit is no fault of theirs: the answer ends with what is there.
             terms = Terms(timeout=0.2)
-            (pieces,) = await ask(model_of(server), terms=terms)
-            assert (text(pieces), pieces[-1].finish_reason) == ("a", "deadline")
+            brief = ChatQuery(messages=HI.messages, options={"timeout": 0.2})
+            for query, limit in ((HI, terms), (brief, Terms())):
+                (pieces,) = await ask(model_of(server), query, terms=limit)
+                assert (text(pieces), pieces[-1].finish_reason) == ("a", "deadline")
 
     asyncio.run(run())
 

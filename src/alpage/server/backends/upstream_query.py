@@ -30,6 +30,8 @@ EXTENSIONS: Mapping[str, Any] = {
 }
 """Options that OpenAI's API has not, and the values that ask for nothing."""
 
+_OWN = frozenset({"logit_bias", "top_logprobs", "json_schema", "timeout"})
+"""Options that have a form, or a place, of their own."""
 _CHARACTERS_PER_TOKEN = 4
 _SHARED_FIELDS = frozenset({"options", "stop", "choices"})
 _CHAT_FIELDS = _SHARED_FIELDS | {
@@ -95,6 +97,9 @@ def _shared(query: Query, extensions: frozenset[str]) -> dict[str, Any]:
     options: dict[str, Any] = dict(query.options)
     # The ranges are checked here, so that a mistake is told as for any other model.
     SamplingParams(**{k: v for k, v in options.items() if k in SamplingParams.__annotations__})
+    for name, value in options.items():
+        if value is not None and not (name in _STANDARD or name in EXTENSIONS or name in _OWN):
+            raise _refused(name, "")
     body: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
     body |= {name: options[name] for name in _STANDARD if options.get(name) is not None}
     if options.get("logit_bias"):
