@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect
 
 from alpage import __version__
 from alpage.core.errors import AlpageError
+from alpage.server.adapters import REQUESTS as ADAPTER_REQUESTS
+from alpage.server.adapters import adapter_routes
 from alpage.server.anthropic.routes import REQUESTS as ANTHROPIC_REQUESTS
 from alpage.server.anthropic.routes import anthropic_routes
 from alpage.server.calls import Calls, Door, OpenDoor
@@ -31,7 +33,13 @@ from alpage.server.running import ClientGoneError
 from alpage.server.text.routes import REQUESTS as TEXT_REQUESTS
 from alpage.server.text.routes import text_routes
 
-_REQUESTS = (*OPENAI_REQUESTS, *ANTHROPIC_REQUESTS, *OLLAMA_REQUESTS, *TEXT_REQUESTS)
+_REQUESTS = (
+    *OPENAI_REQUESTS,
+    *ANTHROPIC_REQUESTS,
+    *OLLAMA_REQUESTS,
+    *TEXT_REQUESTS,
+    *ADAPTER_REQUESTS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,7 @@ def create_app(around: Surroundings) -> FastAPI:
     app.include_router(openai_routes(pool, around.responses))
     app.include_router(ollama_routes(pool, around.home))
     app.include_router(text_routes())
+    app.include_router(adapter_routes(pool))
     app.include_router(page_routes())
     app.add_exception_handler(AlpageError, on_alpage_error)
     app.add_exception_handler(HTTPException, on_http_error)

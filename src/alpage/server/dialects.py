@@ -38,6 +38,7 @@ ALPAGE = Dialect("alpage", openai_body)
 _BY_PREFIX: Mapping[str, Dialect] = {
     "/api": OLLAMA,
     "/v1": OPENAI,
+    "/v1/adapters": ALPAGE,
     "/v1/apply-template": ALPAGE,
     "/v1/detokenize": ALPAGE,
     "/v1/messages": ANTHROPIC,

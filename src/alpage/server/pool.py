@@ -26,6 +26,7 @@ PATIENCE = 30.0
 """Seconds that a request waits for others' models to leave the memory that it needs."""
 
 _LOADERS = 2
+_MOST_ADAPTERS = 1024
 T = TypeVar("T")
 
 
@@ -377,6 +378,45 @@ class Pool:
                 slot.setting[adapter.name] = begun(self._set_adapter(slot, adapter))
             await outcome(slot.setting[adapter.name])
         return slot.adapters[adapter.name]
+
+    async def add_adapter(self, adapter: AdapterOffer, caller: Caller) -> ModelCard:
+        """Offer one more adapter, loaded with its base: what loading it fails with, else its card.
+
+        RequestError for a name that is taken, and for a base that is no model of this process.
+        """
+        slot = self._slots.get(adapter.base)
+        if slot is None or isinstance(slot.model, Remote):
+            raise RequestError(
+                f"there is no model {adapter.base!r:.80} in this process, which an adapter could "
+                "change",
+                param="base",
+            )
+        if adapter.name in self.names() or len(self._adapters) >= _MOST_ADAPTERS:
+            raise RequestError(
+                f"the name {adapter.name!r:.80} is taken, or there are {_MOST_ADAPTERS} adapters",
+                param="name",
+            )
+        self._adapters[adapter.name] = adapter
+        try:
+            (await self.lease(adapter.name, caller)).release()
+        except BaseException:
+            self._adapters.pop(adapter.name, None)
+            raise
+        return self._card(adapter.name)
+
+    async def remove_adapter(self, name: str, caller: Caller) -> None:
+        """Offer an adapter no more; answers under way end with it. RequestError if unknown."""
+        adapter = self._adapters.pop(name, None)
+        if adapter is None:
+            raise self.unknown(name, caller)
+        slot = self._slots[adapter.base]
+        model, llm = slot.adapters.pop(name, None), slot.llm
+        if model is not None and llm is not None:
+            slot.enter()
+            try:
+                await self._in_thread(functools.partial(llm.unload_adapter, name))
+            finally:
+                self._leave(slot)
 
     async def _set_adapter(self, slot: Slot, adapter: AdapterOffer) -> None:
         llm, base = slot.llm, slot.model

@@ -9,7 +9,10 @@ from alpage.server.call import Call
 
 
 class DoorByName:
-    """Whoever names a tenant in `x-tenant` is of it, with the weight that the test gives it."""
+    """Whoever names a tenant in `x-tenant` is of it, with the weight that the test gives it.
+
+    The tenant `operator` has a key of the scope admin.
+    """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._weights = weights or {}
@@ -20,7 +23,7 @@ class DoorByName:
             key=f"key-{name}",
             name=name,
             tenant=name,
-            scopes=frozenset({"inference"}),
+            scopes=frozenset({"admin" if name == "operator" else "inference"}),
             weight=self._weights.get(name, 1.0),
         )
 

@@ -135,6 +135,50 @@ def test_adapters_are_models(
         assert set(loader.last.adapters) == {"legal", "broken"}
 
 
+def test_adapters_come_and_go(
+    smollm2_path: Path, closing: Callable[[Pool], Pool], tmp_path: Path
+) -> None:
+    with open_model(smollm2_path) as source:
+        folder = write_adapter(tmp_path / "legal", lora_weights(source.config), {})
+    loader = Loader(smollm2_path)
+    pool = closing(Pool(offers=[offer_of("base", loader)]))
+    around = Surroundings(pool=pool, local=True, door=DoorByName())
+    with serving(around) as running, httpx.Client(base_url=running.url, timeout=60) as client:
+        operator, other = {"x-tenant": "operator"}, {"x-tenant": "other"}
+        body = {"name": "legal", "folder": str(folder), "base": "base"}
+
+        def answer(name: str) -> httpx.Response:
+            asked = {"model": name, "prompt": "The law says", "max_tokens": 8, "temperature": 0}
+            return client.post("/v1/completions", json=asked, headers=other)
+
+        assert client.post("/v1/adapters", json=body, headers=other).status_code == 403
+        assert client.delete("/v1/adapters/legal", headers=other).status_code == 403
+        assert answer("legal").status_code == 404
+        for wrong, status in (
+            (body | {"base": "none"}, 400),
+            (body | {"name": "base"}, 400),
+            (body | {"name": "a b"}, 400),
+            (body | {"folder": "x\0"}, 400),
+            (body | {"folder": str(tmp_path / "none")}, 503),
+        ):
+            told = client.post("/v1/adapters", json=wrong, headers=operator)
+            assert told.status_code == status, told.text
+            assert str(tmp_path) not in told.text
+        made = client.post("/v1/adapters", json=body, headers=operator)
+        assert made.json() == {"id": "legal", "object": "adapter", "parent": "base"}
+        assert client.post("/v1/adapters", json=body, headers=operator).status_code == 400
+        legal, base = answer("legal").json(), answer("base").json()
+        assert legal["choices"][0]["text"] != base["choices"][0]["text"]
+        gone = client.delete("/v1/adapters/legal", headers=operator)
+        assert gone.json() == {"id": "legal", "object": "adapter", "deleted": True}
+        assert answer("legal").status_code == 404
+        assert client.delete("/v1/adapters/legal", headers=operator).status_code == 404
+        assert loader.last is not None and loader.last.adapters == ()
+        assert client.post("/v1/adapters", json=body, headers=operator).status_code == 200
+        assert answer("legal").json()["choices"] == legal["choices"]
+        assert loader.loads == 1
+
+
 @pytest.fixture(scope="module")
 def narrow(smollm2_path: Path) -> Iterator[Llama]:
     """A model with a cache for about six of the answers below, shared fairly."""
