@@ -84,8 +84,11 @@ def test_a_file_has_its_own_name_and_options_win_over_a_configuration(
     with serving(alpage_home, str(smollm2_path), *options) as process:
         line = first_line(process)
         assert line.startswith("Serving SmolLM2-135M-Instruct.Q4_1 at http://127.0.0.1:")
-        assert "/v1 (OpenAI's API). Ctrl-C ends it." in line
-        url = line.partition(" at ")[2].partition("/v1")[0]
+        url = line.partition(" at ")[2].strip()
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(3)]
+        assert f"{url}/v1 (OpenAI's API)" in told[1]
+        assert told[2] == "No key is configured, so only this machine can ask. Ctrl-C ends it.\n"
         answer = httpx.get(f"{url}/v1/models", headers={"host": "models.example"})
         models = {model["id"]: model["context_length"] for model in answer.json()["data"]}
         assert models["SmolLM2-135M-Instruct.Q4_1"] == 256

@@ -239,7 +239,8 @@ def test_settings_are_sent_as_they_are(scripted: Scripted, visit: Open) -> None:
     plain, tuned = scripted.bodies
     stream = {"stream": True, "stream_options": {"include_usage": True}}
     question = {"role": "user", "content": "Plain"}
-    assert plain == {"model": "model-a", "messages": [question], **stream}
+    own = {"temperature": 0.6, "top_p": 0.9}
+    assert plain == {"model": "model-a", "messages": [question], **own, **stream}
     assert tuned == {
         "model": "tuned",
         "messages": [

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
@@ -50,6 +50,7 @@ from alpage.cli.serve_options import (
 from alpage.core.errors import UsageError
 from alpage.core.paths import cache_home
 from alpage.core.settings import Settings
+from alpage.server.accounts import Accounts
 from alpage.server.config import (
     AdapterConfig,
     Config,
@@ -192,10 +193,22 @@ def _run(config: Config, json: bool) -> None:
             if json:
                 say(dumps({"url": url, "models": config.names, "pid": os.getpid()}))
                 return
-            say(f"Serving {', '.join(config.names)} at {url}/v1 (OpenAI's API). Ctrl-C ends it.")
+            for line in _welcome(url, config.names, accounts):
+                say(line)
 
         serve(around, sock, on_start=on_start)
         log_event("server_ended", url=url)
+
+
+def _welcome(url: str, names: Sequence[str], accounts: Accounts | None) -> Iterator[str]:
+    """What a person is told once requests are answered."""
+    yield f"Serving {', '.join(names)} at {url}"
+    yield f"  a page to talk to   {url}/"
+    yield f"  for programs        {url}/v1 (OpenAI's API), Anthropic's, and Ollama's at /api"
+    if accounts is not None and accounts.has_keys:
+        yield "Keys are asked for: alpage keys list. Ctrl-C ends it."
+    else:
+        yield "No key is configured, so only this machine can ask. Ctrl-C ends it."
 
 
 def names_of(models: list[str]) -> dict[str, str]:

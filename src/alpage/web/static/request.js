@@ -2,6 +2,10 @@
 
 import { numberOf, schemaOf, stopsOf } from "./settings.js";
 
+/** Where a person says nothing: as `alpage chat` answers. The interface's own default is 1. */
+const TEMPERATURE = 0.6;
+const TOP_P = 0.9;
+
 /**
  * @param {import("./tree.js").Message[]} path what was said so far, the question last
  * @param {import("./settings.js").Settings} settings without mistakes
@@ -16,8 +20,8 @@ export function chatBody(path, settings) {
   return {
     model: settings.model,
     messages,
-    temperature: numberOf(settings.temperature),
-    top_p: numberOf(settings.topP),
+    temperature: numberOf(settings.temperature) ?? TEMPERATURE,
+    top_p: numberOf(settings.topP) ?? TOP_P,
     max_tokens: numberOf(settings.maxTokens),
     seed: numberOf(settings.seed),
     stop: stop.length > 0 ? stop : undefined,

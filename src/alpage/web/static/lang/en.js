@@ -92,7 +92,7 @@ export default {
   "settings.stopHelp": "One a line; \\n stands for a line break.",
   "settings.system": "System prompt",
   "settings.temperature": "Temperature",
-  "settings.temperatureHelp": "0 is always the likeliest word; higher is freer.",
+  "settings.temperatureHelp": "0 is always the likeliest word; higher is freer. Empty is 0.6.",
   "settings.topP": "Top-p",
   "shortcut.again": "Answer again",
   "shortcut.close": "Stop the answer, or close what is open",

@@ -92,7 +92,7 @@ export default {
   "settings.stopHelp": "Une par ligne ; \\n représente un saut de ligne.",
   "settings.system": "Invite système",
   "settings.temperature": "Température",
-  "settings.temperatureHelp": "0 prend toujours le mot le plus probable ; plus haut est plus libre.",
+  "settings.temperatureHelp": "0 prend toujours le mot le plus probable ; plus haut est plus libre. Vide vaut 0,6.",
   "settings.topP": "Top-p",
   "shortcut.again": "Répondre de nouveau",
   "shortcut.close": "Arrêter la réponse, ou fermer ce qui est ouvert",
