@@ -9,13 +9,13 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
+from alpage import __version__
 from alpage.bench.latency import Answer
 from alpage.bench.serving import SAMPLING, Sampling
 from alpage.bench.traffic import TimedRequest
@@ -38,7 +38,6 @@ class HttpServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._address = ("", 0)
         self._model = ""
-        self._client_seconds = 0.0
 
     def load(self) -> float:
         """See `Server`; with the smallest cache."""
@@ -66,14 +65,11 @@ class HttpServer:
 
     def serve(self, requests: Sequence[TimedRequest], together: int | None) -> list[Answer]:
         """See `Server`."""
-        began = time.process_time()
-        answers = asyncio.run(self._serve(requests, together))
-        self._client_seconds += time.process_time() - began
-        return answers
+        return asyncio.run(self._serve(requests, together))
 
     def facts(self) -> Mapping[str, Any]:
-        """See `Server`; the processor time that the client itself has taken until now."""
-        return {"over": "HTTP/1.1, server-sent events", "client_seconds": self._client_seconds}
+        """See `Server`."""
+        return {"version": f"alpage serve {__version__}", "build": "HTTP/1.1, server-sent events"}
 
     def close(self) -> None:
         """End the server."""
