@@ -21,7 +21,16 @@ from alpage.bench.serving import SAMPLING, Sampling
 from alpage.bench.traffic import TimedRequest
 from alpage.core.errors import InternalError, ResourceError
 
-_COMMAND_LINE = "import sys; from alpage.cli import main; sys.exit(main())"  # the script `alpage`
+# The script `alpage`, which ends when whoever started it does, however that comes.
+_COMMAND_LINE = """
+import os, signal, sys, threading
+def follow():
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=follow, daemon=True).start()
+from alpage.cli import main
+sys.exit(main())
+"""
 _EVENT, _END = b"data: {", b"data: [DONE]"
 _TAIL = 4096
 """Bytes of a stream that are kept: the last event tells the tokens, or what went wrong."""
@@ -53,7 +62,7 @@ class HttpServer:
             "--json", "--threads", str(self._threads), "--context", str(context),
             "--cache-tokens", str(slots * context), "--queue", str(4 * slots),
         ]  # fmt: skip
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

@@ -169,7 +169,8 @@ class Run:
         self._llm = llm
         self._activity = activity
         self._requests = requests
-        self._arrived: asyncio.Queue[tuple[int, Item]] = asyncio.Queue()
+        self._arrived: deque[tuple[int, Item]] = deque()
+        self._reader: asyncio.Future[None] | None = None  # waits for the next one
         self._bridge = activity.bridge()
         self._most = max(_MOST_UNREAD, _MOST_UNREAD_OF_EACH * len(requests))
         self._waiting: Waiting | None = None
@@ -200,7 +201,10 @@ class Run:
         """The number of the request, and its next piece; raises what a request failed with."""
         open_requests = len(self._requests)
         while open_requests:
-            index, item = await self._arrived.get()
+            while not self._arrived:
+                self._reader = self._bridge.loop.create_future()
+                await self._reader
+            index, item = self._arrived.popleft()
             if isinstance(item, BaseException):
                 raise item
             if item.finish_reason == "cancelled":
@@ -237,12 +241,14 @@ class Run:
             self._count(-1)
         if self._waiting is not None:
             self._waiting.begin(index)
-        unread = self._arrived.qsize()
+        unread = len(self._arrived)
         if unread < self._most:
-            self._arrived.put_nowait((index, item))
+            self._arrived.append((index, item))
         elif unread == self._most:
-            self._arrived.put_nowait((index, _unread(unread)))
+            self._arrived.append((index, _unread(unread)))
             self.cancel()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def _leave(self) -> None:
         if self._waiting is not None:

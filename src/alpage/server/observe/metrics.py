@@ -159,6 +159,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._names = names
         self._calls = _CallMetrics(self.registry)
+        self._times: dict[tuple[str | None, bool], Histogram] = {}
         self._models, self._endpoints = _Names(_MOST_NAMES), _Names(_MOST_NAMES)
         Info("alpage_build", "This server.", registry=self.registry).info({"version": __version__})
         for reason in _REFUSED.values():
@@ -172,8 +173,13 @@ class Metrics:
 
     def piece(self, call: CallView, seconds: float, first: bool) -> None:
         """A piece of an answer."""
-        times = self._calls.first_token if first else self._calls.inter_token
-        times.labels(self._model(call.model)).observe(seconds)
+        times = self._times.get((call.model, first))
+        if times is None:
+            model = self._model(call.model)
+            times = (self._calls.first_token if first else self._calls.inter_token).labels(model)
+            if model == call.model:  # there are as few of these as there are models
+                self._times[model, first] = times
+        times.observe(seconds)
 
     def ended(self, call: CallView) -> None:
         """Count the request, and what it used."""
