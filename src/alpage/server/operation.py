@@ -58,6 +58,7 @@ def operated(config: Config, pool: Pool, accounts: Accounts | None) -> Iterator[
     if server.log_prompts and server.log is None and server.traces is None:
         raise UsageError("log_prompts needs a log or traces, where prompts would go")
     metrics = Metrics(pool.names, lambda: _engines(pool))
+    pool.on_load = metrics.loaded
     observers: list[Observer] = [metrics]
     with contextlib.ExitStack() as stack:
         if server.log is not None:

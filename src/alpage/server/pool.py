@@ -7,6 +7,7 @@ it has ended. Loading happens in threads, and holds nobody up who asks another m
 import asyncio
 import concurrent.futures
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -18,6 +19,7 @@ from alpage.server.accounts.caller import Caller
 from alpage.server.backends.local import LocalModel
 from alpage.server.backends.protocol import ModelCard, Remote, ServedModel
 from alpage.server.errors import RequestError
+from alpage.server.observe.event import log_event
 from alpage.server.offers import AdapterOffer, Discovery, Offer
 from alpage.server.running import Activity, Queue
 from alpage.server.slots import Slot, begun, outcome, told
@@ -90,6 +92,8 @@ class Pool:
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
         self._closed = False
+        self.on_load: Callable[[str, float], object] = lambda name, seconds: None
+        """Hears of each model that has been loaded, and in how many seconds."""
         self._loaders = concurrent.futures.ThreadPoolExecutor(_LOADERS, "alpage-load")
 
     @classmethod
@@ -232,7 +236,8 @@ class Pool:
                     f"but may use {self._memory:,}: give them more memory or a smaller context"
                 )
             slot.bytes = planned.bytes
-            self._settle(slot, planned.load())
+            began = time.monotonic()
+            self._settle(slot, planned.load(), began)
 
     def start(self) -> None:
         """The event loop runs: models that are loaded already may go when their time is over."""
@@ -284,8 +289,11 @@ class Pool:
         try:
             planned = await self._in_thread(functools.partial(slot.offer.plan, self._memory))
             await self._make_room(slot, planned.bytes)
-            self._settle(slot, await self._in_thread(functools.partial(self._loaded, planned.load)))
+            began = time.monotonic()
+            llm = await self._in_thread(functools.partial(self._loaded, planned.load))
+            self._settle(slot, llm, began)
         except Exception as error:
+            log_event("model_not_loaded", logging.ERROR, model=slot.card.name, error=str(error))
             raise told(error, f"the model {slot.card.name}") from error
         finally:
             slot.loading = None
@@ -302,7 +310,10 @@ class Pool:
             raise CapacityError("the server is shutting down; ask again later")
         return llm
 
-    def _settle(self, slot: Slot, llm: Llama) -> None:
+    def _settle(self, slot: Slot, llm: Llama, began: float) -> None:
+        seconds = time.monotonic() - began
+        log_event("model_loaded", model=slot.card.name, seconds=round(seconds, 3))
+        self.on_load(slot.card.name, seconds)
         offer = slot.offer
         assert offer is not None
         slot.llm = llm
@@ -367,6 +378,7 @@ class Pool:
     async def _close(self, slot: Slot, llm: Llama) -> None:
         try:
             await asyncio.to_thread(llm.close)
+            log_event("model_unloaded", model=slot.card.name)
         finally:
             slot.closing = None
             slot.bytes = 0
