@@ -116,7 +116,7 @@ need_install() {
 install_judge() {
     say "compiling llama-cpp-python, a judge of the tests (about four minutes)"
     CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1" \
-        pip install "$(sed -n 's/^bench = \["\(.*\)"\]/\1/p' "$root/pyproject.toml")" ||
+        pip install "$(sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' "$root/pyproject.toml")" ||
         say "llama-cpp-python does not build here: what it judges is skipped"
 }
 

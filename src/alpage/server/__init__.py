@@ -1,1 +1,1 @@
-"""The OpenAI-compatible HTTP interface."""
+"""The HTTP interface: dialects of OpenAI, Anthropic and Ollama; keys, quotas, models, metrics."""
