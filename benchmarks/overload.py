@@ -1,10 +1,11 @@
 """What a server does with far more requests than it can answer, and what it keeps of them.
 
-    python -m benchmarks.overload [--seconds 120] [--times 10] [--requests 3000] [--json FILE]
+    python -m benchmarks.overload [--seconds 120] [--times 10] [--requests 3000] [--record]
 
 Starts `alpage serve` with the default model. First it measures how many requests a second the
 server can answer (a closed loop), then asks `--times` as many in an open loop for `--seconds`, and
-at last `--requests` one after the other, 16 at a time, for the memory that each leaves behind.
+`--requests` one after the other, 16 at a time, for the memory that each leaves behind. At last one
+key asks 64 at a time while another asks now and then: how long does that one wait?
 Every answer is followed to its end: it is whole with a finish reason, or refused with status 503
 and a `retry-after`; whatever else happens is counted as a fault, and makes the exit code 1.
 """
@@ -12,11 +13,13 @@ and a `retry-after`; whatever else happens is counted as a fault, and makes the 
 import argparse
 import asyncio
 import contextlib
+import datetime
 import itertools
 import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,8 +30,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from alpage.bench.machine import this_machine
+from alpage.server.accounts import Accounts
+from benchmarks import server_page
+
 TOGETHER = 16
 _ANSWER_TOKENS = 24
+_FLOOD, _FLOOD_SECONDS, _ASKED = 64, 10.0, 20
+"""Requests of the flooding key at a time, its head start, and requests of the other key."""
 _PATIENCE = 120.0
 """Seconds that a client waits for anything to happen."""
 
@@ -86,12 +95,14 @@ def serving(arguments: list[str]) -> Iterator[tuple[str, int]]:
         process.wait(60)
 
 
-async def ask(client: httpx.AsyncClient, number: int, outcomes: Outcomes) -> None:
+async def ask(
+    client: httpx.AsyncClient, number: int, outcomes: Outcomes, tokens: int = _ANSWER_TOKENS
+) -> None:
     """One conversation, followed to its end."""
     body = {
         "model": "smollm2",
         "messages": [{"role": "user", "content": f"Tell me something about the number {number}."}],
-        "max_tokens": _ANSWER_TOKENS,
+        "max_tokens": tokens,
         "seed": number,
         "stream": True,
     }
@@ -166,6 +177,39 @@ async def open_loop(url: str, rate: float, seconds: float) -> Outcomes:
     return outcomes
 
 
+async def fairness(url: str, flooding: str, other: str) -> dict[str, Any]:
+    """Seconds to the first event for one key, alone and while another floods the server."""
+    alone, beside, flood = Outcomes(), Outcomes(), Outcomes()
+    headers = [{"authorization": f"Bearer {secret}"} for secret in (flooding, other)]
+    limits = httpx.Limits(max_connections=_FLOOD)
+    async with (
+        httpx.AsyncClient(
+            base_url=url, timeout=_PATIENCE, limits=limits, headers=headers[0]
+        ) as many,
+        httpx.AsyncClient(base_url=url, timeout=_PATIENCE, headers=headers[1]) as single,
+    ):
+
+        async def keep_asking() -> None:
+            for number in itertools.count():
+                await ask(many, number, flood, 4 * _ANSWER_TOKENS)
+
+        for number in range(_ASKED):
+            await ask(single, number, alone)
+        crowd = [asyncio.create_task(keep_asking()) for _ in range(_FLOOD)]
+        await asyncio.sleep(_FLOOD_SECONDS)
+        for number in range(_ASKED):
+            await ask(single, _ASKED + number, beside)
+        for task in crowd:
+            task.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+    return {
+        "flood": _FLOOD,
+        "alone": alone.as_json(),
+        "beside": beside.as_json(),
+        "flood_first_event_seconds": _spread(flood.first),
+    }
+
+
 def resident_bytes(process: int) -> int:
     """Memory that a process has in use (Linux)."""
     text = Path(f"/proc/{process}/status").read_text("ascii")
@@ -215,16 +259,28 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--requests", type=int, default=3000)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--record", action="store_true", help="write overload.json and server.md")
     options = parser.parse_args()
-    with serving(["--queue", "32"]) as (url, process):
-        assert urlsplit(url).hostname == "127.0.0.1"
-        found = asyncio.run(measure(url, process, options))
-    text = json.dumps(found, indent=1)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(f"{text}\n", "utf-8")
-    bad = found["overload"]["faults"] or found["faults_of_those"]
+    with tempfile.TemporaryDirectory() as folder:
+        database = f"sqlite:///{folder}/accounts.db"
+        with serving(["--queue", "32", "--database", database]) as (url, process):
+            assert urlsplit(url).hostname == "127.0.0.1"
+            found = asyncio.run(measure(url, process, options))
+            with Accounts(database) as accounts:
+                secrets = [accounts.create_key(name)[1] for name in ("flooding", "other")]
+            time.sleep(2)  # until the server has read them
+            found["fairness"] = asyncio.run(fairness(url, *secrets))
+    found |= {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": "python -m benchmarks.overload " + " ".join(sys.argv[1:]),
+        "machine": this_machine().as_json(),
+    }
+    print(json.dumps(found, indent=1))
+    if options.record:
+        server_page.OVERLOAD.write_text(f"{json.dumps(found, indent=1)}\n", "utf-8")
+        server_page.write()
+    parts = [found["overload"], found["fairness"]["alone"], found["fairness"]["beside"]]
+    bad = any(part["faults"] for part in parts) or found["faults_of_those"]
     return 1 if bad or found["health_at_the_end"] != 200 else 0
 
 

@@ -126,7 +126,7 @@ def test_a_model_must_hold_the_longest_request(tmp_path: Path) -> None:
         ({"temperature": -1}, "--temperature must be between 0 and 100, not -1"),
         ({"seed": -1}, "--seed must be between 0 and"),
         ({"runs": 0}, "runs must be between 1 and 1000"),
-        ({"against": "x"}, r"--against takes llama\.cpp, not 'x'"),
+        ({"against": "x"}, r"--against takes llama\.cpp, http, not 'x'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes: dict[str, object], message: str) -> None:

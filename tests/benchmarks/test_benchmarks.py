@@ -1,5 +1,6 @@
 """The committed measuring programs: what they make and how they count."""
 
+import json
 import math
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from tests.bench.test_report import SPEED, report
 from tests.weights.gguf_files import U32, quantised, tiny_model
 
 from alpage.bench.llamacpp import is_installed
+from alpage.bench.report import Report
 from alpage.weights.source import open_model
 from alpage.weights.tensor import TensorType
-from benchmarks import parity, quantize, render, scores
+from benchmarks import parity, quantize, render, scores, server_page
 
 
 @pytest.mark.parametrize(
@@ -177,3 +179,9 @@ def test_quantisation_is_measured_and_shown(
     assert {path.name for path in tmp_path.iterdir()} == {
         "text.txt", "quantize.json", "quantize.md",
     }  # fmt: skip
+
+
+def test_the_servers_page_is_that_of_its_records() -> None:
+    overload = json.loads(server_page.OVERLOAD.read_text("utf-8"))
+    http = Report.from_json(server_page.HTTP.read_text("utf-8"))
+    assert server_page.PAGE.read_text("utf-8") == server_page.page(overload, http)
