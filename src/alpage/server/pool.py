@@ -7,7 +7,6 @@ it has ended. Loading happens in threads, and holds nobody up who asks another m
 import asyncio
 import concurrent.futures
 import functools
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -293,7 +292,6 @@ class Pool:
             llm = await self._in_thread(functools.partial(self._loaded, planned.load))
             self._settle(slot, llm, began)
         except Exception as error:
-            log_event("model_not_loaded", logging.ERROR, model=slot.card.name, error=str(error))
             raise told(error, f"the model {slot.card.name}") from error
         finally:
             slot.loading = None
