@@ -63,7 +63,7 @@ def test_stop_and_say_more(url: str, visit: Open) -> None:
     assert "You stopped the answer here." in page.locator(".note").inner_text()
     (stopped,) = answers(page)
     assert stopped != ""
-    with_settings(page, maxTokens="4")
+    with_settings(page, maxTokens="1")
     say(page, "Thank you.")
     settled(page, 2)
     assert answers(page)[0] == stopped
