@@ -12,11 +12,12 @@ from alpage.server.accounts.caller import NOBODY, Scope
 from alpage.server.accounts.quotas import UNLIMITED
 from alpage.server.call import Call
 from alpage.server.errors import RequestError
+from alpage.server.observe.metrics import REQUIRED_SCOPE
 
 OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
 """Paths for which nobody needs a key; without one they tell nothing of models."""
 _OPEN_FOLDER = "/static/"
-_SCOPES: dict[str, Scope] = {"/metrics": "metrics"}
+_SCOPES: dict[str, Scope] = {"/metrics": REQUIRED_SCOPE}
 """Paths that are not for `inference`. What is for `admin` alone, routes check themselves."""
 _COMMIT_SECONDS = 5.0
 """How long an answer waits for its record to be on the disk, before it is told as complete."""

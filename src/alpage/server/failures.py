@@ -8,11 +8,11 @@ from starlette.responses import Response
 
 from alpage.core.errors import AlpageError, InternalError
 from alpage.server.call import Call
+from alpage.server.calls import CLIENT_GONE
 from alpage.server.dialects import error_response
 from alpage.server.errors import RequestError, status_of
 
 _LOG = logging.getLogger("alpage.server")
-_CLIENT_GONE = 499
 
 
 async def on_alpage_error(request: Request, error: Exception) -> Response:
@@ -44,7 +44,7 @@ async def on_bug(request: Request, error: Exception) -> Response:
 
 async def on_client_gone(_: Request, error: Exception) -> Response:
     """For a client that has gone: only logs could see this status, which is nginx's for it."""
-    return Response(status_code=_CLIENT_GONE)
+    return Response(status_code=CLIENT_GONE)
 
 
 def _told(request: Request, error: Exception, answer: AlpageError) -> Response:

@@ -15,6 +15,7 @@ from alpage.server.anthropic.errors import REFUSALS, MessageError, error_body
 from alpage.server.anthropic.headers import check_headers, check_query
 from alpage.server.anthropic.message_request import CountRequest, MessageRequest, PromptFields
 from alpage.server.anthropic.models import model_routes
+from alpage.server.bodies import described
 from alpage.server.call import Call, Job, call_of
 from alpage.server.errors import RequestError
 from alpage.server.events import EventStream, Failed, event
@@ -32,12 +33,6 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
 _EVENTS = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    """What the schema says about a body that the route reads itself, off the event loop."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
 def anthropic_routes(pool: Pool) -> APIRouter:
     """The routes, for these models. They have to stand before OpenAI's: see `model_routes`."""
     routes = APIRouter(tags=["anthropic"])
@@ -45,7 +40,7 @@ def anthropic_routes(pool: Pool) -> APIRouter:
 
     @routes.post(
         "/v1/messages",
-        openapi_extra=_body(MessageRequest),
+        openapi_extra=described(MessageRequest),
         responses={**_STATUSES, 200: {"description": "The answer", **_EVENTS}},
     )
     async def answer_message(request: Request) -> Response:
@@ -59,7 +54,7 @@ def anthropic_routes(pool: Pool) -> APIRouter:
         return Response(json.dumps(answer), media_type="application/json")
 
     @routes.post(
-        "/v1/messages/count_tokens", openapi_extra=_body(CountRequest), responses=_STATUSES
+        "/v1/messages/count_tokens", openapi_extra=described(CountRequest), responses=_STATUSES
     )
     async def count_tokens(request: Request) -> dict[str, Any]:
         """Count the tokens of a conversation; nothing runs."""

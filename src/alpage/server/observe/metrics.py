@@ -25,10 +25,11 @@ from starlette.responses import Response
 
 from alpage import __version__
 from alpage.engine.stats import EngineStats
+from alpage.server.accounts.caller import Scope
 from alpage.server.observe.engines import engine_families, label_of
 from alpage.server.observe.observer import CallView
 
-REQUIRED_SCOPE = "metrics"
+REQUIRED_SCOPE: Scope = "metrics"
 """What a key needs to read `GET /metrics`; one with "admin" may too."""
 
 # Buckets in seconds, closest where a model on a CPU answers people who wait.

@@ -1,9 +1,8 @@
-"""Reading bodies, and what the schema says about them and about refusals."""
+"""Reading bodies, and what the schema says about refusals."""
 
 import asyncio
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
 from starlette.requests import Request
 
 from alpage.core.errors import AlpageError
@@ -48,12 +47,6 @@ async def read(request: Request, model: type[B]) -> B:
 def failed(error: AlpageError) -> bytes:
     """The last event of a stream that fails in the middle."""
     return event(error_body(error))
-
-
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """What the schema says about a body that the route reads itself, off the event loop."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def statuses(*, body: bool = False, stream: bool = False) -> Documented:

@@ -9,12 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from alpage.core.errors import UsageError
+from alpage.server.bodies import described
 from alpage.server.call import Call, Job, call_of
 from alpage.server.errors import RequestError
 from alpage.server.events import EventStream
 from alpage.server.openai.errors import place_of
 from alpage.server.openai.items import JsonItem, kept_items
-from alpage.server.openai.reading import body_of, check_parameters, read, statuses
+from alpage.server.openai.reading import check_parameters, read, statuses
 from alpage.server.openai.response_request import LOGPROBS, ResponseRequest
 from alpage.server.openai.responses import Reply
 from alpage.server.openai.storage import ResponseStore, Stored
@@ -29,7 +30,7 @@ def response_routes(store: ResponseStore | None) -> APIRouter:
     routes = APIRouter(prefix="/responses")
 
     @routes.post(
-        "", openapi_extra=body_of(ResponseRequest), responses=statuses(body=True, stream=True)
+        "", openapi_extra=described(ResponseRequest), responses=statuses(body=True, stream=True)
     )
     async def respond(request: Request) -> Response:
         """Answer a conversation, which can go on from the answer."""

@@ -9,13 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from alpage.server.backends.protocol import ModelCard
+from alpage.server.bodies import described
 from alpage.server.call import call_of
 from alpage.server.events import EventStream
 from alpage.server.openai import chat, completions, embeddings
 from alpage.server.openai.chat_request import ChatRequest
 from alpage.server.openai.completion_request import CompletionRequest
 from alpage.server.openai.embeddings import EmbeddingsRequest
-from alpage.server.openai.reading import body_of, failed, read, statuses
+from alpage.server.openai.reading import failed, read, statuses
 from alpage.server.openai.response_request import ResponseRequest
 from alpage.server.openai.response_routes import response_routes
 from alpage.server.openai.storage import ResponseStore
@@ -46,7 +47,7 @@ def openai_routes(pool: Pool, store: ResponseStore | None) -> APIRouter:
 
     @routes.post(
         "/chat/completions",
-        openapi_extra=body_of(ChatRequest),
+        openapi_extra=described(ChatRequest),
         responses=statuses(body=True, stream=True),
     )
     async def answer_chat(request: Request) -> Response:
@@ -60,7 +61,7 @@ def openai_routes(pool: Pool, store: ResponseStore | None) -> APIRouter:
 
     @routes.post(
         "/completions",
-        openapi_extra=body_of(CompletionRequest),
+        openapi_extra=described(CompletionRequest),
         responses=statuses(body=True, stream=True),
     )
     async def complete(request: Request) -> Response:
@@ -75,7 +76,7 @@ def openai_routes(pool: Pool, store: ResponseStore | None) -> APIRouter:
         return JSONResponse(await while_connected(request.receive, answer))
 
     @routes.post(
-        "/embeddings", openapi_extra=body_of(EmbeddingsRequest), responses=statuses(body=True)
+        "/embeddings", openapi_extra=described(EmbeddingsRequest), responses=statuses(body=True)
     )
     async def embed(request: Request) -> Response:
         """Texts as vectors."""
