@@ -10,10 +10,12 @@ namespace alpage {
 namespace {
 
 constexpr float least_weight = 1e-37f;  // what softmax_weights gives for "never" lies below
+constexpr float likely[] = {1e-3f, 1e-6f, least_weight};  // where is looked, one after the other
 
 struct Candidate {
     float logit;
     int32_t token;
+    float weight;  // its probability over the largest one
 };
 
 bool better(const Candidate& a, const Candidate& b) {
@@ -101,21 +103,60 @@ void sort_best(std::vector<Candidate>& all, size_t count) {
     all.resize(count);
 }
 
-// The draw among the candidates whose weight (probability over the largest one) reaches
-// `threshold`, or -1 when less likely ones could be needed to decide it.
-int32_t draw_above(float threshold, const float* logits, const std::vector<float>& weights,
-                   double total, const SamplingParams& p) {
-    std::vector<Candidate> all;
-    for (size_t i = 0; i < weights.size(); ++i) {
-        if (weights[i] >= threshold) all.push_back({logits[i], static_cast<int32_t>(i)});
+// The tokens of a row and their weights. What looks at the whole vocabulary does so in stretches
+// that stay in the first-level cache.
+struct Row {
+    static constexpr int64_t stretch = 1024;
+    const Kernels& kernels;
+    const float* logits;
+    int64_t vocab;
+    float largest, inverse_temperature;
+
+    // The sum of all weights.
+    double total() const {
+        float weights[stretch];
+        double sum = 0;
+        for (int64_t first = 0; first < vocab; first += stretch) {
+            sum += kernels.softmax_weights(logits + first, std::min(stretch, vocab - first),
+                                           largest, inverse_temperature, weights);
+        }
+        return sum;
     }
+
+    // The tokens whose weight reaches `threshold`, in no order. Their logits tell which these can
+    // be, so that nearly all exponentials are not needed.
+    std::vector<Candidate> above(float threshold) const {
+        const float reach = -std::log(threshold) * 1.001f / inverse_temperature;
+        int32_t ids[stretch];
+        float found[stretch], weights[stretch];
+        std::vector<Candidate> all;
+        for (int64_t first = 0; first < vocab; first += stretch) {
+            const int64_t count = kernels.reaching(logits + first, std::min(stretch, vocab - first),
+                                                   largest - reach, ids);
+            if (count == 0) continue;
+            const int64_t padded = (count + 15) / 16 * 16;  // the same arithmetic for each
+            for (int64_t i = 0; i < padded; ++i) {
+                found[i] = i < count ? logits[first + ids[i]] : largest;
+            }
+            kernels.softmax_weights(found, padded, largest, inverse_temperature, weights);
+            for (int64_t i = 0; i < count; ++i) {
+                if (weights[i] < threshold) continue;
+                all.push_back({found[i], static_cast<int32_t>(first) + ids[i], weights[i]});
+            }
+        }
+        return all;
+    }
+};
+
+// The draw among the candidates whose weight reaches `threshold`, or -1 when less likely ones could
+// be needed to decide it. `total`: of all weights, where there is no top-k.
+int32_t draw_above(float threshold, const Row& row, double total, const SamplingParams& p) {
+    std::vector<Candidate> all = row.above(threshold);
     const bool last = threshold <= least_weight;
     const size_t limit = p.top_k > 0 ? static_cast<size_t>(p.top_k) : all.size();
     if (p.top_k > 0 && all.size() < limit && !last) return -1;
     sort_best(all, limit);
-    const auto weight = [&](size_t i) {
-        return static_cast<double>(weights[static_cast<size_t>(all[i].token)]);
-    };
+    const auto weight = [&](size_t i) { return static_cast<double>(all[i].weight); };
     if (p.top_k > 0) {
         total = 0;
         for (size_t i = 0; i < all.size(); ++i) total += weight(i);
@@ -143,28 +184,33 @@ int32_t draw_above(float threshold, const float* logits, const std::vector<float
 
 // Sorting the whole vocabulary would cost more than the model's last layer, and the draw nearly
 // always falls among the likely tokens: look there first.
-int32_t draw(const Kernels& kernels, const float* logits, int64_t vocab, float maximum,
+int32_t draw(const Kernels& kernels, const float* logits, int64_t vocab, float largest,
              const SamplingParams& p) {
-    std::vector<float> weights(static_cast<size_t>(vocab));
     const float inverse = std::min(1.0f / p.temperature, FLT_MAX);  // never 0 times infinity
-    const double total = kernels.softmax_weights(logits, vocab, maximum, inverse, weights.data());
-    for (float threshold : {1e-3f, 1e-6f, least_weight}) {
-        const int32_t token = draw_above(threshold, logits, weights, total, p);
+    const Row row{kernels, logits, vocab, largest, inverse};
+    const double total = p.top_k > 0 ? 0 : row.total();
+    for (float threshold : likely) {
+        const int32_t token = draw_above(threshold, row, total, p);
         if (token >= 0) return token;
     }
     return -1;
 }
 
-void add_logprobs(const Kernels& kernels, const float* logits, int64_t vocab, float maximum,
+void add_logprobs(const Kernels& kernels, const float* logits, int64_t vocab, float largest,
                   int count, Sampled& result) {
-    std::vector<float> weights(static_cast<size_t>(vocab));
-    const double total = kernels.softmax_weights(logits, vocab, maximum, 1, weights.data());
-    const double normaliser = maximum + std::log(total);
+    const Row row{kernels, logits, vocab, largest, 1};
+    const double normaliser = largest + std::log(row.total());
     result.logprob = logits[result.token] - normaliser;
     if (count <= 0) return;
     std::vector<Candidate> all;
-    all.reserve(static_cast<size_t>(vocab));
-    for (int64_t i = 0; i < vocab; ++i) all.push_back({logits[i], static_cast<int32_t>(i)});
+    for (float threshold : likely) {
+        all = row.above(threshold);
+        if (all.size() >= static_cast<size_t>(count)) break;
+    }
+    if (all.size() < static_cast<size_t>(count)) {
+        all.clear();
+        for (int64_t i = 0; i < vocab; ++i) all.push_back({logits[i], static_cast<int32_t>(i), 0});
+    }
     sort_best(all, static_cast<size_t>(count));
     for (const Candidate& c : all) result.top.push_back({c.token, c.logit - normaliser});
 }

@@ -155,6 +155,28 @@ TEST(the_largest_logit_or_what_is_wrong) {
     }
 }
 
+TEST(what_reaches_a_floor_is_found_in_order) {
+    check::Rng rng(4);
+    for (int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 1000, 1024}) {
+        Logits x = check::normal(rng, n, 1);
+        if (n > 20) x[3] = -INFINITY, x[17] = x[19];
+        for (float floor : {-INFINITY, -10.0f, 0.0f, x[static_cast<size_t>(n / 2)], 2.5f, 1e30f}) {
+            std::vector<int32_t> wanted;
+            for (size_t i = 0; i < x.size(); ++i) {
+                if (x[i] >= floor) wanted.push_back(static_cast<int32_t>(i));
+            }
+            for (const std::string& name : kernel_names()) {
+                std::vector<int32_t> got(x.size() + 1, -7);
+                const int64_t count =
+                    select_kernels(name.c_str()).reaching(x.data(), n, floor, got.data());
+                CHECK(got.back() == -7, name << " wrote past the row");
+                got.resize(static_cast<size_t>(count));
+                CHECK(got == wanted, name << " " << n << " " << floor << " " << count);
+            }
+        }
+    }
+}
+
 TEST(softmax_weights_equal_double_precision) {
     check::Rng rng(2);
     for (int64_t n : {1, 15, 16, 17, 1023, 1024, 1025, 5000}) {

@@ -251,7 +251,7 @@ def test_readiness_while_it_ends(narrow: tuple[Serving, Life]) -> None:
 def test_a_connection_that_never_asks_is_cut_off(
     llm: Llama, monkeypatch: pytest.MonkeyPatch, earlier: int
 ) -> None:
-    monkeypatch.setattr("alpage.server.process._HEADER_SECONDS", 1.0)
+    monkeypatch.setattr("alpage.server.connection._HEADER_SECONDS", 1.0)
     with serving(Surroundings(pool=Pool.of({"smollm2": llm}), local=True)) as running:
         port = int(running.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <utility>
@@ -47,6 +48,11 @@ struct V {
     }
     static F scale_by_power(F x, F n) {
         return {_mm256_mul_ps(x.a, power(n.a)), _mm256_mul_ps(x.b, power(n.b))};
+    }
+    static uint32_t at_least(F x, F y) {  // a bit for each lane
+        const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ));
+        const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ));
+        return static_cast<uint32_t>(low | high << 8);
     }
     static float reduce_max(F x) {
         const __m256 eight = _mm256_max_ps(x.a, x.b);

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <utility>
@@ -34,6 +35,7 @@ struct V {
     static F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
     static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
     static float reduce_add(F a) { return _mm512_reduce_add_ps(a); }
+    static uint32_t at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
     static F first_lanes(F a, int n) {
         return _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << n) - 1), a);
     }

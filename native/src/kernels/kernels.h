@@ -132,6 +132,8 @@ struct Kernels {
     void (*low_rank)(const LowRankPart& part);
     // The largest of n values; not finite if one is NaN or +infinity, or all are -infinity.
     float (*largest)(const float* x, int64_t n);
+    // Writes the indices of the values that are at least `floor`, rising; returns how many.
+    int64_t (*reaching)(const float* x, int64_t n, float floor, int32_t* indices);
     // out = exp((x - maximum) * inverse_temperature), 1e-38 at least; returns the sum.
     double (*softmax_weights)(const float* x, int64_t n, float maximum, float inverse_temperature,
                               float* out);

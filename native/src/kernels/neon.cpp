@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <utility>

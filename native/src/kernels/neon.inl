@@ -66,6 +66,14 @@ struct V {
             return vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(biased, 23)));
         }, x, n);
     }
+    static uint32_t at_least(F x, F y) {  // a bit for each lane
+        static constexpr uint32_t bits[4] = {1, 2, 4, 8};
+        const uint32x4_t weights = vld1q_u32(bits);
+        const auto four = [&](float32x4_t a, float32x4_t b) {
+            return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), weights));
+        };
+        return four(x.a, y.a) | four(x.b, y.b) << 4 | four(x.c, y.c) << 8 | four(x.d, y.d) << 12;
+    }
     static float reduce_max(F x) {
         return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.a, x.c), vmaxq_f32(x.b, x.d)));
     }

@@ -220,6 +220,14 @@ float largest(const float* x, int64_t n) {
     return most + poison;
 }
 
+int64_t reaching(const float* x, int64_t n, float floor, int32_t* indices) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        if (x[i] >= floor) indices[count++] = static_cast<int32_t>(i);
+    }
+    return count;
+}
+
 double softmax_weights(const float* x, int64_t n, float maximum, float inverse_temperature,
                        float* out) {
     double total = 0;
@@ -232,7 +240,7 @@ double softmax_weights(const float* x, int64_t n, float maximum, float inverse_t
 
 }  // namespace
 
-const Kernels scalar_kernels{"scalar", 1,         matmul,  quantise, rms_norm,
-                            swiglu, attention, low_rank, largest, softmax_weights};
+const Kernels scalar_kernels{"scalar",  1,        matmul,  quantise, rms_norm,       swiglu,
+                            attention, low_rank, largest, reaching, softmax_weights};
 
 }  // namespace alpage

@@ -395,6 +395,19 @@ float largest(const float* x, int64_t n) {
     return result + rest;
 }
 
+int64_t reaching(const float* x, int64_t n, float floor, int32_t* indices) {
+    int64_t count = 0, i = 0;
+    for (; i + 16 <= n; i += 16) {
+        for (uint32_t left = V::at_least(V::loadf(x + i), V::set1(floor)); left; left &= left - 1) {
+            indices[count++] = static_cast<int32_t>(i + std::countr_zero(left));
+        }
+    }
+    for (; i < n; ++i) {
+        if (x[i] >= floor) indices[count++] = static_cast<int32_t>(i);
+    }
+    return count;
+}
+
 double softmax_weights(const float* x, int64_t n, float maximum, float inverse_temperature,
                        float* out) {
     constexpr int64_t stretch = 16 * 64;  // summed in single precision, the stretches in double
@@ -419,6 +432,6 @@ double softmax_weights(const float* x, int64_t n, float maximum, float inverse_t
 }
 
 constexpr Kernels kernels_named(const char* name, int panel_tile = 1) {
-    return {name,   panel_tile, matmul,   quantise, rms_norm,
-            swiglu, attention,  low_rank, largest,  softmax_weights};
+    return {name,      panel_tile, matmul,  quantise, rms_norm,       swiglu,
+            attention, low_rank,   largest, reaching, softmax_weights};
 }

@@ -5,11 +5,12 @@ server: it counts events, and parses the last one.
 """
 
 import asyncio
+import contextlib
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -34,7 +35,11 @@ sys.exit(main())
 _EVENT, _END = b"data: {", b"data: [DONE]"
 _TAIL = 4096
 """Bytes of a stream that are kept: the last event tells the tokens, or what went wrong."""
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _SECONDS_TO_END = 20
+
+_Ask = Callable[[bytes, TimedRequest, Answer], Awaitable[None]]
+"""Sends the body of a request, and fills in its answer's times."""
 
 
 class HttpServer:
@@ -99,13 +104,15 @@ class HttpServer:
         left = iter(range(len(requests)))
 
         async def one_after_the_other() -> None:
-            for number in left:
-                answers[number].arrived = perf_counter() - start
-                await self._ask(bodies[number], requests[number], answers[number], start)
+            async with self._connected(start) as ask:
+                for number in left:
+                    answers[number].arrived = perf_counter() - start
+                    await ask(bodies[number], requests[number], answers[number])
 
         async def at_its_time(number: int) -> None:
             await asyncio.sleep(max(0.0, requests[number].at - (perf_counter() - start)))
-            await self._ask(bodies[number], requests[number], answers[number], start)
+            async with self._connected(start) as ask:
+                await ask(bodies[number], requests[number], answers[number])
 
         async with asyncio.TaskGroup() as group:
             if together is None:
@@ -133,33 +140,45 @@ class HttpServer:
         }
         return json.dumps(body).encode()
 
-    async def _ask(self, body: bytes, request: TimedRequest, answer: Answer, start: float) -> None:
-        loop = asyncio.get_running_loop()
+    @contextlib.asynccontextmanager
+    async def _connected(self, start: float) -> AsyncGenerator[_Ask, None]:
+        """A connection on which one request follows the other, as clients' pools keep them."""
         host, port = self._address
-        head = (
-            f"POST /v1/completions HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        transport, client = await asyncio.get_running_loop().create_connection(
+            lambda: _Client(start), host, port
         )
-        transport, stream = await loop.create_connection(
-            lambda: _Stream(loop.create_future(), start), host, port
-        )
-        try:
+
+        async def ask(body: bytes, request: TimedRequest, answer: Answer) -> None:
+            head = (
+                f"POST /v1/completions HTTP/1.1\r\nhost: {host}:{port}\r\n"
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            ended = client.begin()
             transport.write(head.encode() + body)
-            await stream.ended
+            await ended
+            answer.times += client.times(request.answer_tokens)
+
+        try:
+            yield ask
         finally:
             transport.close()
-        answer.times += stream.times(request.answer_tokens)
 
 
-class _Stream(asyncio.Protocol):
-    """Notes when each event of one answer came."""
+class _Client(asyncio.Protocol):
+    """Notes when each event of one answer came, and of the next one after that."""
 
-    def __init__(self, ended: "asyncio.Future[None]", start: float) -> None:
-        self.ended = ended
+    def __init__(self, start: float) -> None:
         self._start = start
+        self._ended: asyncio.Future[None] | None = None
         self._times: list[float] = []
         self._rest = b""  # the beginning of an event, where a segment ended inside of it
         self._tail = b""
+
+    def begin(self) -> "asyncio.Future[None]":
+        """Expect an answer; what ends with it, or with the connection."""
+        self._times, self._rest, self._tail = [], b"", b""
+        self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
 
     def data_received(self, data: bytes) -> None:
         """Count the events of a segment: they came now."""
@@ -168,20 +187,26 @@ class _Stream(asyncio.Protocol):
         data = self._rest + data
         self._times += [now] * data.count(_EVENT)
         self._rest = data[-(len(_EVENT) - 1) :]
+        if self._tail.endswith(_LAST_CHUNK):
+            self._end(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The server closes the connection after each answer."""
-        if self.ended.done():
+        """An answer that was not whole is found out later."""
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._ended is None or self._ended.done():
             return
         if error is not None:
-            self.ended.set_exception(error)
+            self._ended.set_exception(error)
         else:
-            self.ended.set_result(None)
+            self._ended.set_result(None)
 
     def times(self, expected: int) -> list[float]:
-        """When each token came; one that is not yet text comes with the next, or the last, event.
+        """When each token came. InternalError where the answer is not whole.
 
-        InternalError where the answer is not whole. The last event, of usage, is no token.
+        Tokens are spread over the events evenly: under load some come in one event, and one
+        that is not yet text comes with the next. The last event, of usage, is no token.
         """
         if _END not in self._tail:
             said = self._tail[-500:].decode("utf-8", "replace")
@@ -195,4 +220,4 @@ class _Stream(asyncio.Protocol):
         events = self._times[:-1]
         if not events:
             return [math.nan] * expected
-        return (events + [events[-1]] * expected)[:expected]
+        return [events[token * len(events) // expected] for token in range(expected)]

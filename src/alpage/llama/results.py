@@ -46,6 +46,19 @@ class Piece:
     usage: Usage | None = None
     stop: str | None = None
 
+    def then(self, more: "Piece") -> "Piece":
+        """One piece out of two that follow one another in an answer."""
+        return Piece(
+            self.text + more.text,
+            self.tokens + more.tokens,
+            _chained((self.logprobs, more.logprobs)),
+            self.tool_calls + more.tool_calls,
+            _chained((self.prompt_logprobs, more.prompt_logprobs)),
+            more.finish_reason,
+            more.usage,
+            more.stop,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

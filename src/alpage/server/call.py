@@ -115,6 +115,8 @@ class Call:
         if self.keeps_text:
             self.prompt_text = _text_of(query)
         model = await self.lease(name)
+        if query.is_short:
+            return Job(self, model, model.prepare(query))
         # Encoding a long prompt takes a while: not in the event loop.
         return Job(self, model, await asyncio.to_thread(model.prepare, query))
 
@@ -153,7 +155,7 @@ class Call:
         if self.first_token_seconds is None:
             self.first_token_seconds = now - self.began
         since = self.began if before is None else before
-        self._observers.piece(self, now - since, before is None)
+        self._observers.piece(self, now - since, len(piece.tokens) or 1, before is None)
         if self.keeps_text and len(self.answer_text or "") < _KEPT_TEXT:
             self.answer_text = (self.answer_text or "") + piece.text
         return now

@@ -26,6 +26,7 @@ from alpage.core.types import KvType
 from alpage.engine.load import EngineName
 from alpage.engine.policy import PolicyName
 from alpage.server.offers import KEEP_SECONDS
+from alpage.server.running import CROWD
 
 _MOST_BYTES = 1 << 20
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]i?)?B?", re.IGNORECASE)
@@ -91,6 +92,7 @@ class ServerConfig:
     traces: str | None = None
     cache_folder: Path | None = None
     cache_folder_size: int = field(default=1_024_000_000, metadata={"read": size_of})
+    crowd: int = CROWD
     keep_responses: bool = True
     responses_size: int = field(default=64 << 20, metadata={"read": size_of})
     responses_time: float = field(default=86_400.0, metadata={"read": seconds_of})
@@ -100,6 +102,8 @@ class ServerConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above 0 seconds, not {value:g}")
+        if self.crowd < 0:
+            raise UsageError(f"crowd must be 0, for never, or more, not {self.crowd}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

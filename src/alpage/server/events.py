@@ -1,6 +1,7 @@
 """Server-sent events: an answer that is written while it is made."""
 
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -11,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from alpage.core.errors import AlpageError, InternalError
 from alpage.server.call import Call
+from alpage.server.connection import RawBody
 from alpage.server.running import ClientGoneError, while_connected
 
 _LOG = logging.getLogger(__name__)
@@ -60,29 +62,30 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, as ASGI has it."""
         try:
-            await while_connected(receive, self._write(send))
+            await while_connected(receive, self._write(send, RawBody.of(scope)))
         except ClientGoneError:
             if not self._begun:
                 raise
             # Nobody is left to be told, and half an answer cannot become an error.
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send, raw: RawBody | None) -> None:
         async with contextlib.aclosing(self._events):
             first = await anext(self._events)
             self._begun = True
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await _send_body(send, first)
+            write = functools.partial(_send_body, send) if raw is None else raw.write
+            await write(first)
             try:
                 async for data in self._events:
-                    await _send_body(send, data)
+                    await write(data)
             except AlpageError as error:
                 self._call.told(error)
-                await _send_body(send, self._failed(error))
+                await write(self._failed(error))
             except Exception as error:
                 self._call.told(error)
                 _LOG.exception("an answer failed while it was streamed")
                 bug = InternalError("the server failed in the middle of this answer")
-                await _send_body(send, self._failed(bug))
+                await write(self._failed(bug))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

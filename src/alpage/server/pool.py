@@ -20,7 +20,7 @@ from alpage.server.backends.protocol import ModelCard, Remote, ServedModel
 from alpage.server.errors import RequestError
 from alpage.server.observe.event import log_event
 from alpage.server.offers import AdapterOffer, Discovery, Offer
-from alpage.server.running import Activity, Queue
+from alpage.server.running import CROWD, Activity, Queue
 from alpage.server.slots import Slot, begun, outcome, told
 
 PATIENCE = 30.0
@@ -74,6 +74,7 @@ class Pool:
         memory: int | None = None,
         patience: float = PATIENCE,
         queue: Queue | None = None,
+        crowd: int = CROWD,
         discovery: Discovery | None = None,
     ) -> None:
         self._slots: dict[str, Slot] = {}
@@ -87,6 +88,7 @@ class Pool:
         self._memory = memory
         self._patience = patience
         self._queue = queue or Queue()
+        self._crowd = crowd
         self._discovery = discovery
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
@@ -317,7 +319,10 @@ class Pool:
         slot.llm = llm
         slot.keep = None if offer.pin else offer.keep
         slot.model = LocalModel(
-            slot.card.name, llm, activity=Activity(self._queue), created=slot.card.created
+            slot.card.name,
+            llm,
+            activity=Activity(self._queue, self._crowd),
+            created=slot.card.created,
         )
 
     @property

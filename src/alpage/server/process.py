@@ -11,12 +11,12 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alpage.core.errors import ResourceError, UsageError
 from alpage.server.app import Surroundings, create_app
 from alpage.server.calls import Door, OpenDoor
 from alpage.server.config import Config, ServerConfig
+from alpage.server.connection import Connection, with_raw_body
 from alpage.server.guard import Access, is_loopback
 from alpage.server.observe.metrics import Metrics
 from alpage.server.observe.observer import Observers
@@ -24,7 +24,6 @@ from alpage.server.openai.storage import ResponseStore
 from alpage.server.pool import Pool
 
 _LAST_WORDS_SECONDS = 3
-_HEADER_SECONDS = 60.0
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -149,7 +148,7 @@ class Server(uvicorn.Server):
         certificate, key = around.certificate or (None, None)
         connection = functools.partial(Connection, stall=around.stall)
         config = uvicorn.Config(
-            create_app(around),
+            with_raw_body(create_app(around)),
             http=cast(Any, connection),
             loop="asyncio",
             lifespan="off",
@@ -203,74 +202,3 @@ class Server(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
-
-
-class Connection(H11Protocol):
-    """A client's connection, which is cut off where the client does not do its part.
-
-    `stall`: seconds in which it may read nothing while the buffer for it is full. Whoever sends no
-    request is not waited for either. A connection that is cut off ends its answer like one that
-    the client has closed.
-    """
-
-    def __init__(self, *arguments: Any, stall: float, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._stall = stall
-        self._watch: asyncio.TimerHandle | None = None
-        self._request: asyncio.TimerHandle | None = None
-
-    @property
-    def _expects(self) -> bool:
-        """Whether a request should come now: none is under way."""
-        return self.cycle is None or self.cycle.response_complete
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request, for a while."""
-        super().connection_made(transport)
-        self._expect()
-
-    def data_received(self, data: bytes) -> None:
-        """Wait for the rest of a request that has begun to come, for a while."""
-        super().data_received(data)
-        if not self._expects and self._request is not None:
-            self._request.cancel()
-            self._request = None
-        elif self._expects and self._request is None:
-            self._expect()
-
-    def _expect(self) -> None:
-        self._request = self.loop.call_later(_HEADER_SECONDS, self._check_begun)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
-        for timer in (self._watch, self._request):
-            if timer is not None:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """The buffer is full: watch whether the client reads."""
-        super().pause_writing()
-        self._look(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        """The client has read enough."""
-        super().resume_writing()
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-
-    def _look(self, unread: int) -> None:
-        self._watch = self.loop.call_later(self._stall, self._check_read, unread)
-
-    def _check_read(self, before: int) -> None:
-        unread = self.transport.get_write_buffer_size()
-        if unread < before:
-            self._look(unread)
-        else:
-            self.transport.abort()
-
-    def _check_begun(self) -> None:
-        self._request = None
-        if self._expects:
-            self.transport.abort()

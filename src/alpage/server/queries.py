@@ -9,6 +9,9 @@ from alpage.llama import AnswerOptions
 
 ToolChoice = Literal["auto", "none", "required"]
 _SEEDS = 1 << 64
+_SHORT = 2000
+"""Characters, or ids, of prompts that are encoded sooner than a thread for that is found."""
+_GRAMMARS = frozenset({"json_schema", "regex", "grammar"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,11 @@ class Query:
     options: AnswerOptions = field(default_factory=AnswerOptions)
     stop: Sequence[str] = ()
     choices: int = 1
+
+    @property
+    def is_short(self) -> bool:
+        """Whether to prepare it takes so little that nobody notices who waits meanwhile."""
+        return False
 
     def seed_of(self, choice: int) -> int | None:
         """The seed of choice number `choice`; clients' seeds may be negative."""
@@ -56,6 +64,11 @@ class TextQuery(Query):
     prompts: Sequence[str | Sequence[int]]
     score_prompts: bool = False
     answer: bool = True
+
+    @property
+    def is_short(self) -> bool:
+        """See `Query`."""
+        return _GRAMMARS.isdisjoint(self.options) and sum(map(len, self.prompts)) <= _SHORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

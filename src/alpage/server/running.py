@@ -25,8 +25,15 @@ from alpage.server.errors import RequestError
 T = TypeVar("T")
 Item = Piece | BaseException
 
+CROWD = 32
+"""Answers at one model from which on an answer's tokens are handed on some at a time."""
+_FEW_IDS = 4096
+"""Of all prompts of a call: to look at these takes the engine less than to wake a thread."""
 _MOST_UNREAD = 4096
 _MOST_UNREAD_OF_EACH = 256
+_APART = 0.2
+"""Seconds, in a crowd, from one event of an answer to the next: four or five a second are smooth to
+the eye, and each takes time from the forward passes of all answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +58,24 @@ class Activity:
     """What a model is doing: only the event loop changes it.
 
     `count`: requests that the engine works on or has queued. `cancels`: how to end each call's.
-    `waiting` of them have had no token yet, and `waiting_tokens` in their prompts.
+    `waiting` of them have had no token yet, and `waiting_tokens` in their prompts. `crowd`:
+    the `count` from which on tokens are handed on some at a time, 0 for never.
     """
 
-    def __init__(self, queue: Queue | None = None) -> None:
+    def __init__(self, queue: Queue | None = None, crowd: int = CROWD) -> None:
         self.count = 0
         self.cancels: set[Callable[[], None]] = set()
         self.waiting = 0
         self.waiting_tokens = 0
         self._queue = queue or Queue()
+        self._crowd = crowd
         self._begun: deque[float] = deque(maxlen=64)
         self._bridge: Bridge | None = None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many answers run that an event for each token would slow all of them down."""
+        return 0 < self._crowd <= self.count
 
     def check(self, requests: int, tokens: int = 0) -> None:
         """Refuse what would make the queue too long. Thread-safe: a look, nothing more."""
@@ -140,11 +154,13 @@ class Waiting:
 class Bridge:
     """Carries what engines' threads say into the event loop: all that one step said at once.
 
-    To wake the loop for each piece of each answer would cost more than the pieces do.
+    To wake the loop for each piece of each answer would cost more than the pieces do. What was held
+    back for later pieces, and waits too long, goes on with whatever comes from the engine next.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._held: deque[tuple[float, Callable[[], None]]] = deque()
         self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = False
 
@@ -160,6 +176,13 @@ class Bridge:
         while self._waiting:
             function, arguments = self._waiting.popleft()
             function(*arguments)
+        now = time.monotonic()
+        while self._held and now - self._held[0][0] > _APART:
+            self._held.popleft()[1]()
+
+    def hold(self, now: float, release: Callable[[], None]) -> None:
+        """Have the loop call `release` when `_APART` has passed since `now`."""
+        self._held.append((now, release))
 
 
 class Run:
@@ -170,7 +193,10 @@ class Run:
         self._activity = activity
         self._requests = requests
         self._arrived: deque[tuple[int, Item]] = deque()
+        self._open = len(requests)
         self._reader: asyncio.Future[None] | None = None  # waits for the next one
+        self._woken = 0.0  # when it last got one
+        self._held = False  # whether pieces wait because of the crowd
         self._bridge = activity.bridge()
         self._most = max(_MOST_UNREAD, _MOST_UNREAD_OF_EACH * len(requests))
         self._waiting: Waiting | None = None
@@ -182,8 +208,10 @@ class Run:
         self._waiting = self._activity.admit([len(r.prompt) for r in self._requests])
         self._activity.cancels.add(self.cancel)
         try:
-            # In a thread: the engine looks at every id of every prompt first.
-            await asyncio.to_thread(self._start)
+            if sum(len(request.prompt) for request in self._requests) <= _FEW_IDS:
+                self._start()
+            else:  # in a thread: the engine looks at every id of every prompt first
+                await asyncio.to_thread(self._start)
         except BaseException:
             self._leave()
             raise
@@ -199,19 +227,33 @@ class Run:
 
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """The number of the request, and its next piece; raises what a request failed with."""
-        open_requests = len(self._requests)
-        while open_requests:
+        while self._open:
             while not self._arrived:
                 self._reader = self._bridge.loop.create_future()
                 await self._reader
-            index, item = self._arrived.popleft()
+            index, item = self._next()
             if isinstance(item, BaseException):
                 raise item
             if item.finish_reason == "cancelled":
                 raise ended()
             if item.finish_reason is not None:
-                open_requests -= 1
+                self._open -= 1
             yield index, item
+
+    def _next(self) -> tuple[int, Item]:
+        """What arrived next; of a crowd's with what else there is of the same answer."""
+        index, item = self._arrived.popleft()
+        if not self._arrived or not self._held:
+            self._held = False
+            return index, item
+        others: deque[tuple[int, Item]] = deque()
+        for number, more in self._arrived:
+            if number == index and isinstance(item, Piece) and isinstance(more, Piece):
+                item = item.then(more)
+            else:
+                others.append((number, more))
+        self._arrived = others
+        return index, item
 
     def _start(self) -> None:
         for index, request in enumerate(self._requests):
@@ -247,7 +289,32 @@ class Run:
         elif unread == self._most:
             self._arrived.append((index, _unread(unread)))
             self.cancel()
-        if self._reader is not None and not self._reader.done():
+        if self._reader is None or self._reader.done():
+            return
+        now = time.monotonic()
+        if self._waits(item, now):
+            self._held = True
+            self._bridge.hold(now, self._let_go)
+        else:
+            self._wake()
+
+    def _waits(self, item: Item, now: float) -> bool:
+        """Whether the reader should have `item` later, together with those that follow."""
+        return (
+            self._activity.crowded
+            and now - self._woken < _APART
+            and not isinstance(item, BaseException)
+            and item.finish_reason is None
+        )
+
+    def _let_go(self) -> None:
+        """Hand on what still waits; what came after a later event waits for its own time."""
+        if time.monotonic() - self._woken >= _APART:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._arrived and self._reader is not None and not self._reader.done():
+            self._woken = time.monotonic()
             self._reader.set_result(None)
 
     def _leave(self) -> None:

@@ -57,6 +57,7 @@ def pool_of(config: Config, paths: Mapping[str, Path], home: Path, settings: Set
         adapters=[_adapter(one, config.models) for one in config.adapters],
         memory=memory,
         queue=queue,
+        crowd=server.crowd,
         discovery=LocalModels(server, home, settings) if server.any else None,
     )
 

@@ -16,8 +16,8 @@ class Notes:
     def began(self, call: CallView) -> None:
         self.seen.append(("began", call.id))
 
-    def piece(self, call: CallView, seconds: float, first: bool) -> None:
-        self.seen.append(("piece", seconds, first))
+    def piece(self, call: CallView, seconds: float, tokens: int, first: bool) -> None:
+        self.seen.append(("piece", seconds, tokens, first))
 
     def ended(self, call: CallView) -> None:
         self.seen.append(("ended", call.id))
@@ -27,7 +27,7 @@ class Broken:
     def began(self, call: CallView) -> None:
         raise ValueError("began")
 
-    def piece(self, call: CallView, seconds: float, first: bool) -> None:
+    def piece(self, call: CallView, seconds: float, tokens: int, first: bool) -> None:
         raise ValueError("piece")
 
     def ended(self, call: CallView) -> None:
@@ -41,7 +41,12 @@ def test_all_are_told_and_a_failure_is_logged_once(tmp_path: Path) -> None:
     with logging_to(log):
         for _ in range(3):
             watch(everyone, View(), 0.5, 0.25)
-    told = [("began", "req-1"), ("piece", 0.5, True), ("piece", 0.25, False), ("ended", "req-1")]
+    told = [
+        ("began", "req-1"),
+        ("piece", 0.5, 1, True),
+        ("piece", 0.25, 1, False),
+        ("ended", "req-1"),
+    ]
     assert first.seen == last.seen == told * 3
     (line,) = map(json.loads, log.read_text().splitlines())
     assert line["event"] == "observer_failed"

@@ -44,5 +44,5 @@ def watch(observer: Observer, call: CallView, *pieces: float) -> None:
     """A whole call: its first piece after the first of `pieces`, and so on."""
     observer.began(call)
     for number, seconds in enumerate(pieces):
-        observer.piece(call, seconds, number == 0)
+        observer.piece(call, seconds, 1, number == 0)
     observer.ended(call)

@@ -38,7 +38,7 @@ class RequestLog:
     def began(self, call: CallView) -> None:
         """Nothing to say yet."""
 
-    def piece(self, call: CallView, seconds: float, first: bool) -> None:
+    def piece(self, call: CallView, seconds: float, tokens: int, first: bool) -> None:
         """A request is one line, whatever its length."""
 
     def ended(self, call: CallView) -> None:

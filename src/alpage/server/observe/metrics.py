@@ -28,6 +28,7 @@ from alpage.engine.stats import EngineStats
 from alpage.server.accounts.caller import Scope
 from alpage.server.observe.engines import engine_families, label_of
 from alpage.server.observe.observer import CallView
+from alpage.server.observe.times import TokenTimes
 
 REQUIRED_SCOPE: Scope = "metrics"
 """What a key needs to read `GET /metrics`; one with "admin" may too."""
@@ -99,10 +100,12 @@ class _CallMetrics:
             "time_to_first_token_seconds",
             "From a request's arrival to the first piece of an answer.", FIRST_TOKEN, "model",
         )  # fmt: skip
-        self.inter_token = histogram(
-            "inter_token_seconds", "Between two pieces of one answer; a piece is a token or a few.",
-            INTER_TOKEN, "model",
-        )  # fmt: skip
+        self.inter_token = TokenTimes(
+            "alpage_inter_token_seconds",
+            "Between two tokens of one answer; those that are sent together share their time.",
+            INTER_TOKEN,
+        )
+        registry.register(self.inter_token)
         self.prompt = counter("prompt_tokens", "Tokens of the prompts of ended requests.", "model")
         self.cached = counter(
             "cached_prompt_tokens", "Those of alpage_prompt_tokens that the cache had.", "model"
@@ -160,7 +163,6 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._names = names
         self._calls = _CallMetrics(self.registry)
-        self._times: dict[tuple[str | None, bool], Histogram] = {}
         self._models, self._endpoints = _Names(_MOST_NAMES), _Names(_MOST_NAMES)
         Info("alpage_build", "This server.", registry=self.registry).info({"version": __version__})
         for reason in _REFUSED.values():
@@ -172,15 +174,15 @@ class Metrics:
         """One request more is being answered."""
         self._calls.in_flight.inc()
 
-    def piece(self, call: CallView, seconds: float, first: bool) -> None:
-        """A piece of an answer."""
-        times = self._times.get((call.model, first))
-        if times is None:
+    def piece(self, call: CallView, seconds: float, tokens: int, first: bool) -> None:
+        """A piece of an answer; tokens that came together share the time."""
+        if first:
+            self._calls.first_token.labels(self._model(call.model)).observe(seconds)
+            return
+        model = call.model or _NONE
+        if not self._calls.inter_token.knows(model):  # as few as there are models
             model = self._model(call.model)
-            times = (self._calls.first_token if first else self._calls.inter_token).labels(model)
-            if model == call.model:  # there are as few of these as there are models
-                self._times[model, first] = times
-        times.observe(seconds)
+        self._calls.inter_token.add(model, seconds, tokens)
 
     def ended(self, call: CallView) -> None:
         """Count the request, and what it used."""

@@ -104,10 +104,11 @@ class Observer(Protocol):
     def began(self, call: CallView) -> None:
         """A call has come."""
 
-    def piece(self, call: CallView, seconds: float, first: bool) -> None:
+    def piece(self, call: CallView, seconds: float, tokens: int, first: bool) -> None:
         """A piece of an answer: `seconds` since the call came, or since the answer's last piece.
 
-        `first`: the call's first piece of that answer.
+        `tokens`: those in it, at least one where they are not known. `first`: the call's first
+        piece of that answer.
         """
 
     def ended(self, call: CallView) -> None:
@@ -129,11 +130,11 @@ class Observers:
             except Exception:
                 self._note(observer)
 
-    def piece(self, call: CallView, seconds: float, first: bool) -> None:
+    def piece(self, call: CallView, seconds: float, tokens: int, first: bool) -> None:
         """Tell everyone."""
         for observer in self._observers:
             try:
-                observer.piece(call, seconds, first)
+                observer.piece(call, seconds, tokens, first)
             except Exception:
                 self._note(observer)
 

@@ -57,7 +57,7 @@ class Traces:
     def began(self, call: CallView) -> None:
         """A span is made at the end, with the times that the call knows."""
 
-    def piece(self, call: CallView, seconds: float, first: bool) -> None:
+    def piece(self, call: CallView, seconds: float, tokens: int, first: bool) -> None:
         """The call knows when its first token came."""
 
     def ended(self, call: CallView) -> None:
