@@ -39,9 +39,9 @@ def added(report: Report) -> str:
 
 The same requests, in turns, asked of the engine in its own process and of `alpage serve` over
 HTTP, a stream for each; the client counts events and reads nothing else, but takes its time from
-the same two processors. Goal: at most 5 % more time at 64 streams. So many answers are a crowd, whose
-events come a fifth of a second apart with two or three tokens each: of the times between tokens half
-are 0, and the others as long as that.
+the same two processors. Goal: at most 5 % more time at 64 streams. So many answers are a
+crowd, whose events come a fifth of a second apart with two or three tokens each: of the times
+between tokens half are 0, and the others as long as that.
 
 | load | more time for the same output | rounds |
 | --- | ---: | ---: |
