@@ -5,6 +5,8 @@
 #include <bit>
 #include <cfloat>
 #include <cmath>
+#include <cstdlib>
+#include <new>
 #include <utility>
 
 #include "kernels/kernels.h"
@@ -12,7 +14,10 @@
 namespace alpage {
 namespace {
 
+#define ALPAGE_GEMM_PANELS 1
+#define ALPAGE_GEMM_WORDS
 constexpr int max_rows = 2, float_sums = 2, direct_rows = 2, attention_tile = 4;
+constexpr int gemm_rows = 3, float_gemm_rows = 4;
 
 struct V {
     struct F { __m256 a, b; };
@@ -174,6 +179,38 @@ struct V {
         const __m256i ones = _mm256_set1_epi16(1);
         return {_mm256_madd_epi16(dot.a, ones), _mm256_madd_epi16(dot.b, ones)};
     }
+    static I spread(const void* p) {  // 4 bytes over all lanes
+        int four;
+        __builtin_memcpy(&four, p, 4);
+        const __m256i all = _mm256_set1_epi32(four);
+        return {all, all};
+    }
+    static I dot_words(I dot, I weights, I x) {
+        return {_mm256_add_epi32(dot.a, _mm256_madd_epi16(weights.a, x.a)),
+                _mm256_add_epi32(dot.b, _mm256_madd_epi16(weights.b, x.b))};
+    }
+    static I even_bytes(I x) { return bit_and(x, {_mm256_set1_epi16(255), _mm256_set1_epi16(255)}); }
+    static I odd_bytes(I x) { return shift_right<8>(x); }
+    static void store_words(uint8_t* p, I x) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(p), x.a);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(p + 32), x.b);
+    }
+    // A block's 32 high and 32 low bytes to 128 * high + low, in each four columns 0, 2, 1, 3.
+    static void join_bytes(const int8_t* q, int16_t* words) {
+        const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
+        const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 32));
+        const auto joined = [](__m256i h, __m256i l) {  // of bytes in the upper halves of words
+            return _mm256_add_epi16(_mm256_srai_epi16(_mm256_and_si256(h, _mm256_set1_epi16(-256)), 1),
+                                    _mm256_srai_epi16(l, 8));
+        };
+        const __m256i even = joined(_mm256_slli_epi16(high, 8), _mm256_slli_epi16(low, 8));
+        const __m256i odd = joined(high, low);
+        const __m256i first = _mm256_unpacklo_epi32(even, odd);
+        const __m256i second = _mm256_unpackhi_epi32(even, odd);
+        __m256i* to = reinterpret_cast<__m256i*>(words);
+        _mm256_storeu_si256(to, _mm256_permute2x128_si256(first, second, 0x20));
+        _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
+    }
     static I add_int(I x, I y) {
         return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
     }
@@ -207,6 +244,6 @@ struct V {
 
 }  // namespace
 
-const Kernels avx2_kernels = kernels_named("avx2");
+const Kernels avx2_kernels = kernels_named("avx2", 4);
 
 }  // namespace alpage

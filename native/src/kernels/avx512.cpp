@@ -14,6 +14,7 @@ namespace {
 
 #define ALPAGE_GEMM_PANELS 4
 constexpr int max_rows = 8, float_sums = 24, direct_rows = 4, attention_tile = 8;
+constexpr int gemm_rows = 5, float_gemm_rows = 9;
 
 struct V {
     using F = __m512;

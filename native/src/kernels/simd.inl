@@ -2,8 +2,8 @@
 // file defines `struct V` (types F: 16 floats, I: 64 bytes; and the operations used below) in its
 // unnamed namespace, `constexpr int max_rows`, how many activation rows a product with floats takes
 // at once, `float_sums`, how many sums its registers hold then, and `direct_rows`, the rows for
-// quantised weights that are unpacked as they are used. More rows go through gemm.inl if
-// ALPAGE_GEMM_PANELS says how many panels its tiles have.
+// quantised weights that are unpacked as they are used. If ALPAGE_GEMM_PANELS says how many panels its
+// tiles have, `gemm_rows` rows and more (with floats `float_gemm_rows`) go through gemm.inl.
 //
 // Every row of a product is computed by the same operations in the same order whatever the tile
 // it is in, so a token gives the same bits alone and in any batch.
@@ -276,8 +276,9 @@ void matmul_type(const MatmulPart& part, const Activations& x) {
     const PanelLayout layout = panel_layout(type, part.columns);
 #ifdef ALPAGE_GEMM_PANELS
     using Gemm = std::conditional_t<floats, FloatGemm<type>, QuantGemm<type>>;
-    constexpr int64_t direct = floats ? max_rows : direct_rows;
-    if (part.row_end - part.row_begin > direct) return gemm<type, Gemm>(part, x);
+    if (part.row_end - part.row_begin >= (floats ? float_gemm_rows : gemm_rows)) {
+        return gemm<type, Gemm>(part, x);
+    }
 #endif
     if constexpr (floats) {
         row_tiles<max_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
