@@ -26,6 +26,11 @@ bool has_avx512() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vnni");
 }
+
+bool is_amd() {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+}
 #elif defined(ALPAGE_ARM64)
 #if defined(__linux__)
 // The bits' numbers are part of the kernel's interface; older headers do not name them all.
@@ -48,14 +53,16 @@ bool has_neon_i8mm() { return false; }
 struct Choice {
     const Kernels& kernels;
     bool (*runs)();
+    bool (*best)() = [] { return true; };  // whether it is better here than those before it
 };
 
-// The plainest first, the best last.
+// The plainest first.
 constexpr Choice choices[] = {
     {scalar_kernels, [] { return true; }},
 #ifdef ALPAGE_X86
     {avx2_kernels, has_avx2},
     {avx512_kernels, has_avx512},
+    {avx512_direct_kernels, has_avx512, is_amd},
 #elif defined(ALPAGE_ARM64)
     {neon_kernels, has_neon},
     {neon_i8mm_kernels, has_neon_i8mm},
@@ -67,7 +74,8 @@ constexpr Choice choices[] = {
 std::vector<std::string> kernel_names() {
     std::vector<std::string> names;
     for (const Choice& choice : choices) {
-        if (choice.runs()) names.push_back(choice.kernels.name);
+        if (choice.runs()) names.insert(choice.best() ? names.end() : names.end() - 1,
+                                        choice.kernels.name);
     }
     return names;
 }

@@ -117,5 +117,7 @@ struct V {
 }  // namespace
 
 const Kernels avx512_kernels = kernels_named("avx512", ALPAGE_GEMM_PANELS);
+// Where two loads a cycle feed the multipliers, to unpack weights beforehand only costs time.
+const Kernels avx512_direct_kernels = kernels_named<false>("avx512-direct", 3);
 
 }  // namespace alpage

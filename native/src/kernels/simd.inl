@@ -269,15 +269,18 @@ void row_tiles(int64_t row, int64_t end, Fn&& fn) {
 #include "kernels/gemm.inl"
 #endif
 
-template <TensorType type>
+// `tiles`: whether products of several rows go through gemm.inl, where there is one.
+template <TensorType type, bool tiles>
 void matmul_type(const MatmulPart& part, const Activations& x) {
     constexpr bool floats =
         type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16;
     const PanelLayout layout = panel_layout(type, part.columns);
 #ifdef ALPAGE_GEMM_PANELS
     using Gemm = std::conditional_t<floats, FloatGemm<type>, QuantGemm<type>>;
-    if (part.row_end - part.row_begin >= (floats ? float_gemm_rows : gemm_rows)) {
-        return gemm<type, Gemm>(part, x);
+    if constexpr (tiles) {
+        if (part.row_end - part.row_begin >= (floats ? float_gemm_rows : gemm_rows)) {
+            return gemm<type, Gemm>(part, x);
+        }
     }
 #endif
     if constexpr (floats) {
@@ -296,23 +299,24 @@ void matmul_type(const MatmulPart& part, const Activations& x) {
     }
 }
 
+template <bool tiles>
 void matmul(const MatmulPart& part, const Activations& x) {
     switch (part.type) {
-        case TensorType::F32: return matmul_type<TensorType::F32>(part, x);
-        case TensorType::F16: return matmul_type<TensorType::F16>(part, x);
-        case TensorType::BF16: return matmul_type<TensorType::BF16>(part, x);
-        case TensorType::Q4_0: return matmul_type<TensorType::Q4_0>(part, x);
-        case TensorType::Q4_1: return matmul_type<TensorType::Q4_1>(part, x);
-        case TensorType::Q5_0: return matmul_type<TensorType::Q5_0>(part, x);
-        case TensorType::Q5_1: return matmul_type<TensorType::Q5_1>(part, x);
-        case TensorType::Q8_0: return matmul_type<TensorType::Q8_0>(part, x);
-        case TensorType::Q2_K: return matmul_type<TensorType::Q2_K>(part, x);
-        case TensorType::Q3_K: return matmul_type<TensorType::Q3_K>(part, x);
-        case TensorType::Q4_K: return matmul_type<TensorType::Q4_K>(part, x);
-        case TensorType::Q5_K: return matmul_type<TensorType::Q5_K>(part, x);
-        case TensorType::Q6_K: return matmul_type<TensorType::Q6_K>(part, x);
-        case TensorType::IQ4_NL: return matmul_type<TensorType::IQ4_NL>(part, x);
-        case TensorType::IQ4_XS: return matmul_type<TensorType::IQ4_XS>(part, x);
+        case TensorType::F32: return matmul_type<TensorType::F32, tiles>(part, x);
+        case TensorType::F16: return matmul_type<TensorType::F16, tiles>(part, x);
+        case TensorType::BF16: return matmul_type<TensorType::BF16, tiles>(part, x);
+        case TensorType::Q4_0: return matmul_type<TensorType::Q4_0, tiles>(part, x);
+        case TensorType::Q4_1: return matmul_type<TensorType::Q4_1, tiles>(part, x);
+        case TensorType::Q5_0: return matmul_type<TensorType::Q5_0, tiles>(part, x);
+        case TensorType::Q5_1: return matmul_type<TensorType::Q5_1, tiles>(part, x);
+        case TensorType::Q8_0: return matmul_type<TensorType::Q8_0, tiles>(part, x);
+        case TensorType::Q2_K: return matmul_type<TensorType::Q2_K, tiles>(part, x);
+        case TensorType::Q3_K: return matmul_type<TensorType::Q3_K, tiles>(part, x);
+        case TensorType::Q4_K: return matmul_type<TensorType::Q4_K, tiles>(part, x);
+        case TensorType::Q5_K: return matmul_type<TensorType::Q5_K, tiles>(part, x);
+        case TensorType::Q6_K: return matmul_type<TensorType::Q6_K, tiles>(part, x);
+        case TensorType::IQ4_NL: return matmul_type<TensorType::IQ4_NL, tiles>(part, x);
+        case TensorType::IQ4_XS: return matmul_type<TensorType::IQ4_XS, tiles>(part, x);
     }
 }
 
@@ -432,7 +436,8 @@ double softmax_weights(const float* x, int64_t n, float maximum, float inverse_t
     return total;
 }
 
+template <bool tiles = true>
 constexpr Kernels kernels_named(const char* name, int panel_tile = 1) {
-    return {name,      panel_tile, matmul,  quantise, rms_norm,       swiglu,
-            attention, low_rank,   largest, reaching, softmax_weights};
+    return {name,      panel_tile, matmul<tiles>, quantise, rms_norm,       swiglu,
+            attention, low_rank,   largest,       reaching, softmax_weights};
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alpage.core.errors import UsageError
 
-ISAS = ("scalar", "avx2", "avx512", "neon", "neon-i8mm")
+ISAS = ("scalar", "avx2", "avx512", "avx512-direct", "neon", "neon-i8mm")
 
 
 @dataclass(frozen=True, slots=True)
