@@ -63,7 +63,17 @@ SERVING_FIGURES = {
 
 
 def ratios(reports: list[Report]) -> str:
-    """A row for each report: how many times better Alpage is."""
+    """For each processor, the last one measured first, a row for each report."""
+    newest_first = sorted(reports, key=lambda report: report.date, reverse=True)
+    processors = dict.fromkeys(str(report.machine["processor"]) for report in newest_first)
+    return "\n\n".join(
+        f"### {name}\n\n{_ratios([r for r in reports if r.machine['processor'] == name])}"
+        for name in processors
+    )
+
+
+def _ratios(reports: list[Report]) -> str:
+    """How many times better Alpage is, a row for each report."""
     lines = [
         f"| file | beside | {' | '.join(FIGURES.values())} |",
         f"| --- | --- |{' ---: |' * len(FIGURES)}",
@@ -73,7 +83,7 @@ def ratios(reports: list[Report]) -> str:
         if report.peer is None or not found:
             continue
         isa = report.engines["alpage"]["isa"]
-        cells = [str(report.model["file"]), report.peer + (f", {isa}" if isa != "avx512" else "")]
+        cells = [str(report.model["file"]), report.peer + ("" if isa.startswith("avx512") else f", {isa}")]
         for name in FIGURES:
             values = found[name].ratios("alpage", report.peer) if name in found else []
             cells.append(f"{statistics.median(values):.2f}x" if values else "")

@@ -140,31 +140,15 @@ struct V {
     }
     // maddubs makes sums of pairs in 16 bits, which saturate. Quants up to 63 times 127 twice fit,
     // and eight such sums of quants up to 15: those are widened once a block, by `sums`. Quants up
-    // to 255 are moved to signed first: |w| <= 128 and x with w's sign, and 128 x 127 x 2 fits too.
-    // That takes 128 off each, so the sums begin with 128 times the sum of x, in every lane.
+    // to 255 are multiplied as words.
     template <Quants range>
     static __m256i dot_half(__m256i dot, __m256i weights, __m256i x) {
-        if constexpr (range == Quants::bytes) {
-            weights = _mm256_xor_si256(weights, _mm256_set1_epi8(static_cast<char>(0x80)));
-            x = _mm256_sign_epi8(x, weights);
-            weights = _mm256_abs_epi8(weights);
-        }
         const __m256i pairs = _mm256_maddubs_epi16(weights, x);
         if constexpr (range == Quants::nibbles) return _mm256_add_epi16(dot, pairs);
         return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    template <Quants range>  // where the sums over 32 activations begin
-    static I start(const int8_t* x) {
-        if constexpr (range != Quants::bytes) return bytes(0);
-        const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), all);
-        const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(128));
-        const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(fours),
-                                           _mm256_extracti128_si256(fours, 1));
-        const __m128i two = _mm_hadd_epi32(half, half);
-        const __m256i sum = _mm256_broadcastd_epi32(_mm_hadd_epi32(two, two));
-        return {sum, sum};
-    }
+    template <Quants>  // where the sums over 32 activations begin
+    static I start(const int8_t*) { return bytes(0); }
     // dot + sum over the 4 signed bytes of group g of x, times unsigned weights, in each lane.
     template <Quants range, int g>
     static I dot(I dot, I weights, const int8_t* x) {
@@ -189,7 +173,10 @@ struct V {
         return {_mm256_add_epi32(dot.a, _mm256_madd_epi16(weights.a, x.a)),
                 _mm256_add_epi32(dot.b, _mm256_madd_epi16(weights.b, x.b))};
     }
-    static I even_bytes(I x) { return bit_and(x, {_mm256_set1_epi16(255), _mm256_set1_epi16(255)}); }
+    static I even_bytes(I x) {
+        const __m256i mask = _mm256_set1_epi16(255);
+        return bit_and(x, {mask, mask});
+    }
     static I odd_bytes(I x) { return shift_right<8>(x); }
     static void store_words(uint8_t* p, I x) {
         _mm256_store_si256(reinterpret_cast<__m256i*>(p), x.a);
@@ -200,8 +187,8 @@ struct V {
         const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
         const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 32));
         const auto joined = [](__m256i h, __m256i l) {  // of bytes in the upper halves of words
-            return _mm256_add_epi16(_mm256_srai_epi16(_mm256_and_si256(h, _mm256_set1_epi16(-256)), 1),
-                                    _mm256_srai_epi16(l, 8));
+            h = _mm256_and_si256(h, _mm256_set1_epi16(-256));
+            return _mm256_add_epi16(_mm256_srai_epi16(h, 1), _mm256_srai_epi16(l, 8));
         };
         const __m256i even = joined(_mm256_slli_epi16(high, 8), _mm256_slli_epi16(low, 8));
         const __m256i odd = joined(high, low);

@@ -2,8 +2,8 @@
 // For instruction sets whose products of bytes are no sums of four in 32 bits: there the two bytes
 // of an activation, each in 16 bits, would take as many products and more sums.
 
-// A chunk's activations. No std::vector: its functions, compiled here for this instruction set, could
-// become those of the whole program.
+// A chunk's activations. No std::vector: its functions, compiled here for this instruction set,
+// could become those of the whole program.
 struct Words {
     int16_t* data = nullptr;
     size_t size = 0;

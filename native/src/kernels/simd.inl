@@ -2,8 +2,8 @@
 // file defines `struct V` (types F: 16 floats, I: 64 bytes; and the operations used below) in its
 // unnamed namespace, `constexpr int max_rows`, how many activation rows a product with floats takes
 // at once, `float_sums`, how many sums its registers hold then, and `direct_rows`, the rows for
-// quantised weights that are unpacked as they are used. If ALPAGE_GEMM_PANELS says how many panels its
-// tiles have, `gemm_rows` rows and more (with floats `float_gemm_rows`) go through gemm.inl.
+// quantised weights that are unpacked as they are used. If ALPAGE_GEMM_PANELS says how many panels
+// its tiles have, `gemm_rows` rows and more (with floats `float_gemm_rows`) go through gemm.inl.
 //
 // Every row of a product is computed by the same operations in the same order whatever the tile
 // it is in, so a token gives the same bits alone and in any batch.
@@ -149,6 +149,28 @@ inline void store_sums(F sums, float* y, bool accumulate, int64_t count) {
     for (int64_t i = 0; i < count; ++i) y[i] = accumulate ? y[i] + lanes[i] : lanes[i];
 }
 
+#ifdef ALPAGE_GEMM_WORDS
+// The 32-bit sums over a block of quants times R rows' activations, `stride` bytes apart, in words:
+// products of bytes of eight bits take longer.
+template <Bits bits, int R>
+[[gnu::always_inline]] inline void block_dots(const uint8_t* quants, const int8_t* q,
+                                                       int64_t stride, I (&dot)[R]) {
+    alignas(32) int16_t words[R][block_columns];
+    unroll<R>([&](auto r) {
+        V::join_bytes(q + r * stride, words[r]);
+        dot[r] = V::bytes(0);
+    });
+    unroll<8>([&](auto g) {
+        const I four = group<bits, g>(quants);
+        const I even = V::even_bytes(four), odd = V::odd_bytes(four);
+        unroll<R>([&](auto r) {
+            dot[r] = V::dot_words(dot[r], even, V::spread(words[r] + 4 * g));
+            dot[r] = V::dot_words(dot[r], odd, V::spread(words[r] + 4 * g + 2));
+        });
+    });
+}
+#endif
+
 // One panel times R rows of activations, beginning with `row`.
 template <TensorType type, int R>
 void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* quants,
@@ -171,21 +193,30 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
             });
         }
         unroll<parts>([&](auto half) {
+            I dot[R];
+#ifdef ALPAGE_GEMM_WORDS
+            constexpr bool words = range == Quants::bytes;
+            if constexpr (words) block_dots<T::bits>(quants, q, stride, dot);
+#else
+            constexpr bool words = false;
+#endif
             I high[R], low[R];
-            unroll<R>([&](auto r) {
-                const int8_t* at = q + r * stride;
-                high[r] = V::template start<range>(at);
-                low[r] = V::template start<range>(at + block_columns);
-            });
-            unroll<groups>([&](auto i) {
-                constexpr int g = decltype(half)::value * groups + decltype(i)::value;
-                const I weights = group<T::bits, g>(quants);
+            if constexpr (!words) {
                 unroll<R>([&](auto r) {
                     const int8_t* at = q + r * stride;
-                    high[r] = V::template dot<range, g>(high[r], weights, at);
-                    low[r] = V::template dot<range, g>(low[r], weights, at + block_columns);
+                    high[r] = V::template start<range>(at);
+                    low[r] = V::template start<range>(at + block_columns);
                 });
-            });
+                unroll<groups>([&](auto i) {
+                    constexpr int g = decltype(half)::value * groups + decltype(i)::value;
+                    const I weights = group<T::bits, g>(quants);
+                    unroll<R>([&](auto r) {
+                        const int8_t* at = q + r * stride;
+                        high[r] = V::template dot<range, g>(high[r], weights, at);
+                        low[r] = V::template dot<range, g>(low[r], weights, at + block_columns);
+                    });
+                });
+            }
             F weight_scale, offset;
             if constexpr (T::halves) {
                 T::scales(panel, b, half, weight_scale, offset);
@@ -193,10 +224,12 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
                 T::scales(panel, b, weight_scale, offset);
             }
             unroll<R>([&](auto r) {
-                const I highs = V::template sums<range>(high[r]);
-                const I lows = V::template sums<range>(low[r]);
-                const I dot = V::add_int(V::template shift_lanes<7>(highs), lows);
-                const F scaled = V::mul(V::to_float(dot), weight_scale);
+                if constexpr (!words) {
+                    const I highs = V::template sums<range>(high[r]);
+                    const I lows = V::template sums<range>(low[r]);
+                    dot[r] = V::add_int(V::template shift_lanes<7>(highs), lows);
+                }
+                const F scaled = V::mul(V::to_float(dot[r]), weight_scale);
                 total[r] = V::fma(scaled, V::set1(scale[r * blocks + b]), total[r]);
                 const F row_sum = V::set1(sum[r * blocks * parts + b * parts + half]);
                 total[r] = V::fma(offset, row_sum, total[r]);
