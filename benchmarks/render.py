@@ -83,7 +83,10 @@ def _ratios(reports: list[Report]) -> str:
         if report.peer is None or not found:
             continue
         isa = report.engines["alpage"]["isa"]
-        cells = [str(report.model["file"]), report.peer + ("" if isa.startswith("avx512") else f", {isa}")]
+        cells = [
+            str(report.model["file"]),
+            report.peer + ("" if isa.startswith("avx512") else f", {isa}"),
+        ]
         for name in FIGURES:
             values = found[name].ratios("alpage", report.peer) if name in found else []
             cells.append(f"{statistics.median(values):.2f}x" if values else "")
