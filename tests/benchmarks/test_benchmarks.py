@@ -108,7 +108,8 @@ def test_reports_become_a_page_the_newest_first(
     monkeypatch.setattr(render, "PAGE", tmp_path / "engine.md")
     render.main(files)
     page = (tmp_path / "engine.md").read_text("utf-8")
-    heads = [line for line in page.splitlines() if line.startswith("### ")]
+    processor, *heads = [line for line in page.splitlines() if line.startswith("### ")]
+    assert processor == "### A processor"
     head = "### model.gguf beside llama.cpp, avx2"
     assert heads == [f"{head}, {year}-01-02" for year in (2027, 2026, 2025)]
     assert page.count("| model.gguf | llama.cpp, avx2 |  |  | 3.00x |  |") == 3

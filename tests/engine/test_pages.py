@@ -96,6 +96,11 @@ class Pool(RuleBasedStateMachine):
         tenant, window, table, _ = self.texts[which]
         shorter = window[-keep:]
         table.restart()
+        if table.missing(len(shorter)) > self.allocator.free:  # others hold its pages, too
+            with pytest.raises(CapacityError, match="cache pages wanted"):
+                table.grow(len(shorter))
+            self.texts.pop(which)
+            return
         table.grow(len(shorter))
         self.texts[which] = Text(tenant, shorter, table, 0)
 

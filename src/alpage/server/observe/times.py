@@ -9,10 +9,10 @@ from prometheus_client.registry import Collector
 
 
 class TokenTimes(Collector):
-    """As `prometheus_client.Histogram` with the label "model", in a tenth of its time.
+    """As `prometheus_client.Histogram` with the label "model", without its two locks a value.
 
-    Its locks, two for each value, are not needed: one thread adds, and a reader sees a value that
-    is being added wholly, or in its count and not yet in its sum.
+    One thread adds; a reader sees a value that is being added wholly, or in its count and not yet
+    in its sum.
     """
 
     def __init__(self, name: str, text: str, buckets: Sequence[float]) -> None:
