@@ -12,8 +12,24 @@ constexpr int64_t chunk_rows = 96;  // rows whose sums are kept while the panels
 
 #define ALPAGE_UNROLL _Pragma("GCC unroll 8")
 
+// One panel's scales and offsets of a block, [part][panel][2][16]; where the next block's go.
+template <TensorType type, int P>
+float* unpack_scales(const uint8_t* panel, int64_t block, float* scales) {
+    using T = Type<type>;
+    unroll<T::halves ? 2 : 1>([&](auto half) {
+        F scale, offset;
+        if constexpr (T::halves) T::scales(panel, block, half, scale, offset);
+        else T::scales(panel, block, scale, offset);
+        V::store(scales, scale);
+        V::store(scales + panel_rows, offset);
+        scales += P * 2 * panel_rows;
+    });
+    return scales;
+}
+
+template <class Number>
 struct RowsOfSlice {
-    const int8_t* q;      // of the tile's first row, at the slice's first block
+    const Number* q;      // activations of the tile's first row, at the slice's first block
     int64_t stride;       // of q
     const float *scale, *sum;
     int64_t scale_stride, sum_stride;

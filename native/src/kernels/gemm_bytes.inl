@@ -9,7 +9,6 @@ template <TensorType type, int P>
 void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first, int64_t blocks,
                   QuantSlice& slice) {
     using T = Type<type>;
-    constexpr int parts = T::halves ? 2 : 1;
     for (int p = 0; p < P; ++p, panel += layout.bytes()) {
         const uint8_t* quants = panel + layout.scale_bytes + first * T::quant_bytes;
         uint8_t* to = slice.quants + p * 64;
@@ -22,14 +21,7 @@ void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first
                 V::store_bytes(to, group<T::bits, g>(quants));
                 to += P * 64;
             });
-            unroll<parts>([&](auto half) {
-                F scale, offset;
-                if constexpr (T::halves) T::scales(panel, first + b, half, scale, offset);
-                else T::scales(panel, first + b, scale, offset);
-                V::store(scales, scale);
-                V::store(scales + panel_rows, offset);
-                scales += P * 2 * panel_rows;
-            });
+            scales = unpack_scales<type, P>(panel, first + b, scales);
         }
     }
 }
@@ -37,7 +29,7 @@ void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first
 // P panels times R rows over a slice, added to `totals` [R][P][16]. Plain loops: g++ keeps the sums
 // in registers only if the groups' loop stays a loop.
 template <int parts, int P, int R>
-void gemm_tile(const QuantSlice& slice, const RowsOfSlice& rows, float* totals) {
+void gemm_tile(const QuantSlice& slice, const RowsOfSlice<int8_t>& rows, float* totals) {
     constexpr int groups = 8 / parts;
     const uint8_t* quants = slice.quants;
     const float* scales = slice.scales;

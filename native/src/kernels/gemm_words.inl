@@ -31,7 +31,6 @@ template <TensorType type, int P>
 void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first, int64_t blocks,
                   QuantSlice& slice) {
     using T = Type<type>;
-    constexpr int parts = T::halves ? 2 : 1;
     for (int p = 0; p < P; ++p, panel += layout.bytes()) {
         const uint8_t* quants = panel + layout.scale_bytes + first * T::quant_bytes;
         uint8_t* to = slice.quants + p * 64;
@@ -43,25 +42,18 @@ void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first
                 V::store_words(to + P * 64, V::odd_bytes(four));
                 to += 2 * P * 64;
             });
-            unroll<parts>([&](auto half) {
-                F scale, offset;
-                if constexpr (T::halves) T::scales(panel, first + b, half, scale, offset);
-                else T::scales(panel, first + b, scale, offset);
-                V::store(scales, scale);
-                V::store(scales + panel_rows, offset);
-                scales += P * 2 * panel_rows;
-            });
+            scales = unpack_scales<type, P>(panel, first + b, scales);
         }
     }
 }
 
 // P panels times R rows over a slice, added to `totals` [R][P][16].
 template <int parts, int P, int R>
-void gemm_tile(const QuantSlice& slice, const int16_t* words, int64_t stride,
-               const RowsOfSlice& rows, float* totals) {
+void gemm_tile(const QuantSlice& slice, const RowsOfSlice<int16_t>& rows, float* totals) {
     constexpr int pairs = 16 / parts;  // of columns
     const uint8_t* quants = slice.quants;
     const float* scales = slice.scales;
+    const int16_t* words = rows.q;
     for (int64_t b = 0; b < rows.blocks; ++b) {
         for (int part = 0; part < parts; ++part) {
             I dot[R][P];
@@ -73,7 +65,7 @@ void gemm_tile(const QuantSlice& slice, const int16_t* words, int64_t stride,
                 I weights[P];
                 ALPAGE_UNROLL for (int p = 0; p < P; ++p) weights[p] = V::load(quants + p * 64);
                 ALPAGE_UNROLL for (int r = 0; r < R; ++r) {
-                    const I two = V::spread(words + r * stride);
+                    const I two = V::spread(words + r * rows.stride);
                     ALPAGE_UNROLL for (int p = 0; p < P; ++p) {
                         dot[r][p] = V::dot_words(dot[r][p], weights[p], two);
                     }
@@ -122,8 +114,8 @@ struct QuantGemm {
                      int64_t first, int64_t columns, float* totals) {
         const int64_t blocks = x.columns / block_columns;
         const int64_t at = (chunk + row) * blocks + first / block_columns;
-        gemm_tile<parts, P, R>(slice, slice.words.data + row * x.columns + first, x.columns,
-                               {nullptr, 0, x.scale + at,
+        gemm_tile<parts, P, R>(slice,
+                               {slice.words.data + row * x.columns + first, x.columns, x.scale + at,
                                 (T::halves ? x.sum16 : x.sum) + at * parts, blocks, blocks * parts,
                                 columns / block_columns},
                                totals);

@@ -193,7 +193,6 @@ class Run:
         self._activity = activity
         self._requests = requests
         self._arrived: deque[tuple[int, Item]] = deque()
-        self._open = len(requests)
         self._reader: asyncio.Future[None] | None = None  # waits for the next one
         self._woken = 0.0  # when it last got one
         self._held = False  # whether pieces wait because of the crowd
@@ -227,7 +226,8 @@ class Run:
 
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """The number of the request, and its next piece; raises what a request failed with."""
-        while self._open:
+        open_requests = len(self._requests)
+        while open_requests:
             while not self._arrived:
                 self._reader = self._bridge.loop.create_future()
                 await self._reader
@@ -237,7 +237,7 @@ class Run:
             if item.finish_reason == "cancelled":
                 raise ended()
             if item.finish_reason is not None:
-                self._open -= 1
+                open_requests -= 1
             yield index, item
 
     def _next(self) -> tuple[int, Item]:
