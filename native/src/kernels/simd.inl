@@ -20,7 +20,7 @@ template <int N, class Fn>
 
 // ---------------------------------------------------------------- quantised weights
 
-constexpr int prefetch_bytes = 4096;  // how far ahead of the quants in use
+constexpr int prefetch_bytes = 4096;  // how far ahead of the weights in use
 
 enum class Bits { two, three, four, index, five, six, eight };  // index: of iq4_quants
 
@@ -182,15 +182,20 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
     const float* sum = T::halves ? x.sum16 + row * blocks * 2 : x.sum + row * blocks;
     F total[R];
     unroll<R>([&](auto r) { total[r] = V::zero(); });
+    // A few rows wait for memory, and the processor's own prefetcher stops at each page. Panels lie
+    // one behind the other, scales before quants: a block's share of both keeps the distance.
+    const int64_t share = (quants - panel) / blocks + T::quant_bytes;
+    const uint8_t* ahead = panel + prefetch_bytes;
+    const bool fetches = row == part.row_begin;
     for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes, q += 2 * block_columns) {
         constexpr int parts = T::halves ? 2 : 1, groups = 8 / parts;
         constexpr Quants range = quants_of(T::bits);
         static_assert(range != Quants::bytes || !T::halves, "V::start sees all of a block");
-        if constexpr (R <= 2) {
-            // A few rows wait for memory, and the processor's own prefetcher stops at each page.
-            unroll<T::quant_bytes / 64>([&](auto line) {
-                __builtin_prefetch(quants + prefetch_bytes + 64 * line);
+        if (fetches) {
+            unroll<T::quant_bytes / 64 + 1>([&](auto line) {
+                __builtin_prefetch(ahead + 64 * line);
             });
+            ahead += share;
         }
         unroll<parts>([&](auto half) {
             I dot[R];
