@@ -7,7 +7,7 @@ namespace alpage {
 namespace {
 
 template <class T>
-void grow(std::vector<T>& buffer, int64_t size) {
+void grow(Lines<T>& buffer, int64_t size) {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
 }
 
@@ -91,7 +91,7 @@ void Forward::plan_attention() {
     const int64_t tasks = static_cast<int64_t>(tiles_.size()) * shape_.n_kv_heads;
     split_chunks_ = chunk_slots_ > 1 && tasks < 4 * pool_.size();
     const int64_t count = split_chunks_ ? tasks * chunk_slots_ : 2 * pool_.size();
-    grow(partials_, count);
+    partials_.resize(std::max(partials_.size(), static_cast<size_t>(count)));
     for (Partial& partial : partials_) {
         grow(partial.out, attention_queries * cache_.value_width());
         grow(partial.maximum, attention_queries);
@@ -269,31 +269,35 @@ Activations Forward::activations(const float* x, int64_t columns) const {
 
 // Products in pieces: groups of panels times blocks of rows whose quantised activations stay in the
 // second-level cache while the panels pass by. Pieces are whole tiles, and small enough that a
-// thread on a busy processor holds nobody up.
+// thread on a busy processor holds nobody up. Of many rows each thread gets a stretch of its own,
+// the one that it has in the stages between products: what it reads there it has just written.
 Forward::Pieces Forward::pieces(const Product* products, int count, int64_t rows) const {
-    constexpr int64_t cached_bytes = 512 << 10;
+    constexpr int64_t cached_bytes = 512 << 10, enough_rows = 64;  // to read the weights for
     const int64_t columns = products->matrix->columns;
     const int64_t fitting = std::max<int64_t>(8, cached_bytes / (2 * columns) / 8 * 8);
-    Pieces result{products, 0, 0, 0, 0};
-    result.row_blocks = (rows + fitting - 1) / fitting;
+    Pieces result{products, 0, 0, 0, 0, 0};
+    result.row_blocks = std::max((rows + fitting - 1) / fitting,
+                                 std::min<int64_t>(pool_.size(), rows / enough_rows));
     result.block_rows = ((rows + result.row_blocks - 1) / result.row_blocks + 7) / 8 * 8;
     int64_t panels = 0;
     for (int i = 0; i < count; ++i) panels += products[i].matrix->panel_count();
     const int64_t tile = kernels_.panel_tile;
     const int64_t wanted = panels * result.row_blocks / (pool_.size() * 16) / tile * tile;
     result.group = std::max<int64_t>(wanted, rows == 1 ? 8 : tile);
-    for (int i = 0; i < count; ++i) result.count += result.of(products[i]);
+    for (int i = 0; i < count; ++i) result.groups += result.of(products[i]);
+    result.count = result.groups * result.row_blocks;
     return result;
 }
 
 int64_t Forward::Pieces::of(const Product& product) const {
-    return (product.matrix->panel_count() + group - 1) / group * row_blocks;
+    return (product.matrix->panel_count() + group - 1) / group;
 }
 
 Forward::Piece Forward::Pieces::operator[](int64_t index) const {
     const Product* product = products;
-    for (; index >= of(*product); ++product) index -= of(*product);
-    return {product, index / row_blocks * group, index % row_blocks * block_rows};
+    int64_t at = index % groups;
+    for (; at >= of(*product); ++product) at -= of(*product);
+    return {product, at * group, index / groups * block_rows};
 }
 
 // A step of one row waits for the weights: those that thread `id` will read first come while it

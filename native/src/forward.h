@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <initializer_list>
+#include <new>
 #include <vector>
 
 #include "adapters.h"
@@ -47,6 +48,21 @@ struct StageTimes {
     std::chrono::steady_clock::time_point last;
 };
 
+// Begins where a line of the cache does: a vector register's load then takes one line, not two.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    static constexpr std::align_val_t line{64};
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
+    void deallocate(T* at, size_t) { ::operator delete(at, line); }
+    bool operator==(const LineAllocator&) const { return true; }
+};
+template <class T>
+using Lines = std::vector<T, LineAllocator<T>>;
+
 class Forward {
 public:
     Forward(const Weights& weights, ThreadPool& pool, const Kernels& kernels, KvCache& cache,
@@ -77,12 +93,13 @@ private:
     };
     struct Pieces {  // of neighbouring products
         const Product* products;
-        int64_t group, row_blocks, block_rows, count;  // group: panels of a piece
-        int64_t of(const Product& product) const;      // how many pieces are its own
+        int64_t group, groups;  // panels of a piece; how often they are in all products
+        int64_t row_blocks, block_rows, count;
+        int64_t of(const Product& product) const;  // how many groups are its own
         Piece operator[](int64_t index) const;
     };
     struct Partial {  // of one tile over one chunk
-        std::vector<float> out, maximum, total;
+        Lines<float> out, maximum, total;
     };
 
     struct Adapted {  // what the rows' adapters change
@@ -134,9 +151,9 @@ private:
     AdapterPass adapters_;
     std::vector<Tile> tiles_;
     std::vector<Partial> partials_;  // [tiles][kv heads][chunk_slots_] if split, else [threads][2]
-    std::vector<float> x_, normed_, qkv_, mixed_, gate_, up_, cosine_, sine_, result_;
-    std::vector<float> scale_, sum_, sum16_;
-    std::vector<int8_t> q_;
+    Lines<float> x_, normed_, qkv_, mixed_, gate_, up_, cosine_, sine_, result_;
+    Lines<float> scale_, sum_, sum16_;
+    Lines<int8_t> q_;
 };
 
 }  // namespace alpage
