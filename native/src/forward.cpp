@@ -11,11 +11,6 @@ void grow(Lines<T>& buffer, int64_t size) {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
 }
 
-bool wants_quantised(std::initializer_list<const Matrix*> matrices) {
-    return std::any_of(matrices.begin(), matrices.end(),
-                       [](const Matrix* m) { return !is_float(m->type); });
-}
-
 }  // namespace
 
 size_t Weights::bytes() const {
@@ -57,9 +52,9 @@ void Forward::resize(int64_t rows, int64_t outputs, bool hidden) {
     grow(cosine_, rows * s.head_dim / 2);
     grow(sine_, rows * s.head_dim / 2);
     grow(result_, outputs * (hidden ? s.dim : s.vocab_size));
-    const int64_t widest = std::max({s.dim, query_width_, s.ffn_dim});
-    const int64_t blocks = rows * (widest / block_columns + 1);
-    grow(q_, 2 * rows * widest);
+    const int64_t blocks = rows * block_count(std::max({s.dim, query_width_, s.ffn_dim}));
+    grow(q_, 2 * blocks * block_columns);
+    grow(words_, blocks * block_columns);
     grow(scale_, blocks);
     grow(sum_, blocks);
     grow(sum16_, 2 * blocks);
@@ -175,41 +170,36 @@ void Forward::layer(int id, int64_t index) {
     const Adapted in_gate_up{index, gate_up_group}, in_down{index, down_group};
 
     fetch_ahead(id, qkv, 3);
-    normalise(id, l.attention_norm.data(), wants_quantised({&l.wq, &l.wk, &l.wv}),
-              {index - 1, down_group});
+    normalise(id, l.attention_norm.data(), {index - 1, down_group});
     end(id, norm_stage);
     if (squares) add_squares(id, normed_.data(), rows, squares->attention);
-    multiply(id, activations(normed_.data(), s.dim), rows, qkv, 3, false, &in_qkv);
+    multiply(id, activations(s.dim), rows, qkv, 3, false, &in_qkv);
     end(id, qkv_stage);
     fetch_ahead(id, &out, 1);
     rotate(id, index);
     end(id, rope_stage);
     attend(id, index);
     end(id, attention_stage);
-    if (wants_quantised({&l.wo})) {
-        each_row(id, rows, [&](int64_t r) {
-            quantise(r, &mixed_[r * query_width_], query_width_);
-        });
-        end(id, attention_stage);
-    }
+    each_row(id, rows, [&](int64_t r) { quantise(r, &mixed_[r * query_width_], query_width_); });
+    end(id, attention_stage);
     if (squares) add_squares(id, mixed_.data(), rows, squares->mixed);
-    multiply(id, activations(mixed_.data(), query_width_), rows, &out, 1, true, &in_out);
+    multiply(id, activations(query_width_), rows, &out, 1, true, &in_out);
     end(id, out_stage);
 
     fetch_ahead(id, gate_up, 2);
-    normalise(id, l.ffn_norm.data(), wants_quantised({&l.w1, &l.w3}), in_out);
+    normalise(id, l.ffn_norm.data(), in_out);
     end(id, norm_stage);
     if (squares) add_squares(id, normed_.data(), rows, squares->ffn);
-    multiply(id, activations(normed_.data(), s.dim), rows, gate_up, 2, false, &in_gate_up);
+    multiply(id, activations(s.dim), rows, gate_up, 2, false, &in_gate_up);
     end(id, gate_up_stage);
     fetch_ahead(id, &down, 1);
     each_row_after(id, in_gate_up, [&](int64_t r) {
         kernels_.swiglu(&gate_[r * s.ffn_dim], &up_[r * s.ffn_dim], s.ffn_dim);
-        if (wants_quantised({&l.w2})) quantise(r, &gate_[r * s.ffn_dim], s.ffn_dim);
+        quantise(r, &gate_[r * s.ffn_dim], s.ffn_dim);
     });
     end(id, swiglu_stage);
     if (squares) add_squares(id, gate_.data(), rows, squares->down);
-    multiply(id, activations(gate_.data(), s.ffn_dim), rows, &down, 1, true, &in_down);
+    multiply(id, activations(s.ffn_dim), rows, &down, 1, true, &in_down);
     end(id, down_stage);
 }
 
@@ -226,7 +216,7 @@ void Forward::finish(int id) {
         float* out = hidden_ ? &result_[i * dim] : &normed_[i * dim];
         const float* x = &x_[batch_->outputs[i] * dim];
         kernels_.rms_norm(x, weights_.norm.data(), shape_.norm_eps, dim, out);
-        if (!hidden_ && wants_quantised({&head})) quantise(i, out, dim);
+        if (!hidden_) quantise(i, out, dim);
     });
     if (squares_) {
         pool_.barrier();
@@ -234,22 +224,22 @@ void Forward::finish(int id) {
     }
     end(id, norm_stage);
     if (hidden_) return;
-    multiply(id, activations(normed_.data(), dim), outputs, &logits, 1, false, nullptr);
+    multiply(id, activations(dim), outputs, &logits, 1, false, nullptr);
     end(id, head_stage);
 }
 
-void Forward::normalise(int id, const float* weight, bool quantised, Adapted before) {
+void Forward::normalise(int id, const float* weight, Adapted before) {
     const int64_t dim = shape_.dim;
     each_row_after(id, before, [&](int64_t r) {
         kernels_.rms_norm(&x_[r * dim], weight, shape_.norm_eps, dim, &normed_[r * dim]);
-        if (quantised) quantise(r, &normed_[r * dim], dim);
+        quantise(r, &normed_[r * dim], dim);
     });
 }
 
 void Forward::quantise(int64_t row, const float* x, int64_t columns) {
-    const int64_t blocks = columns / block_columns;
-    kernels_.quantise(x, columns, &q_[2 * row * columns], &scale_[row * blocks],
-                      &sum_[row * blocks], &sum16_[row * 2 * blocks]);
+    const int64_t at = row * block_count(columns);
+    kernels_.quantise(x, columns, {&q_[at * 2 * block_columns], &words_[at * block_columns],
+                                   &scale_[at], &sum_[at], &sum16_[2 * at]});
 }
 
 // The share of thread `id` of the columns, over all rows: no two threads add to one sum.
@@ -263,8 +253,8 @@ void Forward::add_squares(int id, const float* x, int64_t rows, std::vector<doub
     }
 }
 
-Activations Forward::activations(const float* x, int64_t columns) const {
-    return {columns, x, q_.data(), scale_.data(), sum_.data(), sum16_.data()};
+Activations Forward::activations(int64_t columns) const {
+    return {columns, q_.data(), words_.data(), scale_.data(), sum_.data(), sum16_.data()};
 }
 
 // Products in pieces: groups of panels times blocks of rows whose quantised activations stay in the

@@ -121,10 +121,10 @@ private:
     void store_attention(const Tile& tile, int64_t kv_head, const Partial& sum);
     void finish(int id);
 
-    void normalise(int id, const float* weight, bool quantised, Adapted before);
+    void normalise(int id, const float* weight, Adapted before);
     void quantise(int64_t row, const float* x, int64_t columns);
     void add_squares(int id, const float* x, int64_t rows, std::vector<double>& sums) const;
-    Activations activations(const float* x, int64_t columns) const;
+    Activations activations(int64_t columns) const;
     Pieces pieces(const Product* products, int count, int64_t rows) const;
     void fetch_ahead(int id, const Product* products, int count) const;
     void multiply(int id, const Activations& x, int64_t rows, const Product* products, int count,
@@ -154,6 +154,7 @@ private:
     Lines<float> x_, normed_, qkv_, mixed_, gate_, up_, cosine_, sine_, result_;
     Lines<float> scale_, sum_, sum16_;
     Lines<int8_t> q_;
+    Lines<int16_t> words_;
 };
 
 }  // namespace alpage

@@ -69,9 +69,11 @@ double product_rate(TensorType type, int64_t rows, int threads, const std::strin
     const size_t row_values = static_cast<size_t>(rows * columns);
     const std::vector<float> x(row_values, 1);
     std::vector<int8_t> q(2 * row_values);
+    std::vector<int16_t> words(row_values);
     std::vector<float> scale(row_values / block_columns), sum(scale.size()), sum16(2 * sum.size());
-    kernels.quantise(x.data(), rows * columns, q.data(), scale.data(), sum.data(), sum16.data());
-    const Activations activations{columns, x.data(), q.data(), scale.data(), sum.data(),
+    kernels.quantise(x.data(), rows * columns,
+                     {q.data(), words.data(), scale.data(), sum.data(), sum16.data()});
+    const Activations activations{columns, q.data(), words.data(), scale.data(), sum.data(),
                                   sum16.data()};
     const size_t behind = 4096;  // what the kernels fetch ahead
     std::vector<Buffer> weights;

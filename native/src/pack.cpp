@@ -48,8 +48,7 @@ FileBlock file_block(TensorType type) {
 PanelLayout panel_layout(TensorType type, int64_t columns) {
     int64_t scales = 0;  // bytes per block of 32 columns
     switch (type) {
-        case TensorType::F32: return {0, columns * 64};
-        case TensorType::F16: case TensorType::BF16: return {0, (columns * 32 + 63) / 64 * 64};
+        case TensorType::F32: case TensorType::F16: case TensorType::BF16:
         case TensorType::Q4_0: case TensorType::Q5_0: case TensorType::Q8_0:
         case TensorType::IQ4_NL: scales = 32; break;
         case TensorType::Q4_1: case TensorType::Q5_1: scales = 64; break;
@@ -62,7 +61,7 @@ PanelLayout panel_layout(TensorType type, int64_t columns) {
         case TensorType::Q3_K: case TensorType::Q6_K: scales = (32 + 256) / 8; break;
         case TensorType::IQ4_XS: scales = (32 + 128) / 8; break;
     }
-    const int64_t blocks = columns / block_columns;
+    const int64_t blocks = block_count(columns);
     return {(blocks * scales + 63) / 64 * 64, blocks * quant_bits(type) * 64};
 }
 
@@ -133,21 +132,21 @@ Matrix::Matrix(TensorType t, int64_t r, int64_t c, Arena* arena) : type(t), rows
 void Matrix::dequantize_row(int64_t row, float* out) const {
     const uint8_t* panel = data.data() + row / panel_rows * panel_bytes;
     const int lane = static_cast<int>(row % panel_rows);
-    if (is_float(type)) {
-        for (int64_t k = 0; k < columns; ++k) {
-            const int64_t i = k * panel_rows + lane;
-            out[k] = type == TensorType::F32   ? load_as<float>(panel + 4 * i)
-                     : type == TensorType::F16 ? load_half(panel + 2 * i)
-                                               : bf16_to_float(load_as<uint16_t>(panel + 2 * i));
-        }
-        return;
-    }
     const PanelLayout layout = panel_layout(type, columns);
-    const int64_t blocks = columns / block_columns, quant_bytes = layout.quant_bytes / blocks;
+    const int64_t blocks = block_count(columns), quant_bytes = layout.quant_bytes / blocks;
     const int bits = quant_bits(type);
     for (int64_t b = 0; b < blocks; ++b) {
         const BlockScales s = block_scales(type, panel, b, lane);
         const uint8_t* quants = panel + layout.scale_bytes + b * quant_bytes;
+        if (is_float(type)) {
+            const int64_t count = std::min<int64_t>(block_columns, columns - b * block_columns);
+            for (int64_t k = 0; k < count; ++k) {
+                const int64_t word = k / 4 * 4 + word_order[k % 4];
+                const uint8_t* at = quants + word / 2 * 64 + 4 * lane + word % 2 * 2;
+                out[b * block_columns + k] = s.scale[0] * static_cast<float>(load_as<int16_t>(at));
+            }
+            continue;
+        }
         for (int k = 0; k < block_columns; ++k) {
             const unsigned stored = stored_quant(bits, quants, k / 4, 4 * lane + k % 4);
             const unsigned quant = is_iq4(type) ? iq4_quants[stored] : stored;
@@ -170,7 +169,9 @@ BlockScales block_scales(TensorType type, const uint8_t* scales, int64_t b, int 
         case TensorType::Q6_K: s.zero = 32; break;
         default: break;
     }
-    if (type == TensorType::Q3_K || type == TensorType::Q6_K) {
+    if (is_float(type)) {
+        s.scale[0] = s.scale[1] = bf16_to_float(load_as<uint16_t>(scales + b * 32 + 2 * lane));
+    } else if (type == TensorType::Q3_K || type == TensorType::Q6_K) {
         const uint8_t* super = scales + b / 8 * 288;
         const float d = load_half(super + 2 * lane);
         for (int i = 0; i < 2; ++i) {

@@ -1,5 +1,9 @@
 // Rows of each file format into panels (layout: kernels/kernels.h).
 
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
 #include "numbers.h"
 #include "pack.h"
 
@@ -268,15 +272,91 @@ bool pack_bytes(const uint8_t* const* rows, int64_t blocks, uint8_t* scales, uin
     return finite;
 }
 
-template <class T>
-bool pack_floats(const uint8_t* const* rows, int64_t columns, uint8_t* panel, T infinity) {
-    bool finite = true;
-    for (int64_t k = 0; k < columns; ++k) {
-        for (int r = 0; r < panel_rows; ++r) {
-            const T value = rows[r] ? load_as<T>(rows[r] + k * sizeof(T)) : T{0};
-            finite = finite && (value & infinity) != infinity;  // all exponent bits set
-            std::memcpy(panel + (k * panel_rows + r) * sizeof(T), &value, sizeof value);
+// The loops below are plain ones over 32 numbers, which compilers turn into vectors.
+
+// 32 floats of a file's row; not finite ones as infinities or NaN.
+template <TensorType type>
+void load_floats(const uint8_t* row, float (&values)[block_columns]) {
+    if constexpr (type == TensorType::F32) {
+        std::memcpy(values, row, sizeof values);
+        return;
+    }
+    uint16_t codes[block_columns];
+    std::memcpy(codes, row, sizeof codes);
+    for (int k = 0; k < block_columns; ++k) {
+        const uint32_t code = codes[k];
+        if constexpr (type == TensorType::BF16) {
+            values[k] = std::bit_cast<float>(code << 16);
+        } else {
+            // A half's exponent is 112 less; multiplied, its subnormals become normal. From 2^16 on
+            // it stands for what is not finite.
+            const float size = std::bit_cast<float>((code & 0x7fff) << 13) * 0x1p112f;
+            const uint32_t bits = size < 0x1p16f ? std::bit_cast<uint32_t>(size) : 0x7f800000;
+            values[k] = std::bit_cast<float>(bits | (code & 0x8000) << 16);
         }
+    }
+}
+
+// A block of floats to integers within the limits of kernels.h, in the order of a panel; returns
+// their scale in bf16, which is infinite if a number is not finite.
+uint16_t round_to_words(const float (&values)[block_columns], uint32_t (&pairs)[16]) {
+    constexpr int lanes = 8;
+    int32_t largest[lanes] = {};  // without their sign floats keep their order as integers
+    float sums[lanes] = {};
+    for (int first = 0; first < block_columns; first += lanes) {
+        for (int i = 0; i < lanes; ++i) {
+            const int32_t size = std::bit_cast<int32_t>(values[first + i]) & 0x7fffffff;
+            largest[i] = size > largest[i] ? size : largest[i];
+            // Divided first: a sum of the largest floats would be infinite.
+            sums[i] += std::bit_cast<float>(size) * (1.0f / word_sum_limit);
+        }
+    }
+    const int32_t most = *std::max_element(largest, largest + lanes);
+    if (most >= 0x7f800000) return 0x7f80;
+    std::fill_n(pairs, 16, 0u);
+    if (std::bit_cast<float>(most) < 1e-30f) return 0;
+    const float sum = std::accumulate(sums, sums + lanes, 0.0f);
+    const float scale = std::max(std::bit_cast<float>(most) / word_limit, sum);
+    // Rounded up, so that no word and no sum is larger than its limit.
+    const uint32_t code = (std::bit_cast<uint32_t>(scale) + 0xffff) >> 16;
+    const float inverse = 1 / std::bit_cast<float>(code << 16);
+    uint16_t words[block_columns];
+    for (int k = 0; k < block_columns; ++k) {
+        // Added to 1.5 * 2^23, a number is rounded to the nearest integer, which lies in the low
+        // bits (ties to even).
+        words[k] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[k] * inverse + 0x1.8p23f));
+    }
+    for (int k = 0; k < block_columns; k += 4) {  // 0, 2, 1, 3 of each four
+        pairs[k / 2] = words[k] | static_cast<uint32_t>(words[k + 2]) << 16;
+        pairs[k / 2 + 1] = words[k + 1] | static_cast<uint32_t>(words[k + 3]) << 16;
+    }
+    return static_cast<uint16_t>(code);
+}
+
+template <TensorType type>
+bool pack_words(const uint8_t* const* rows, int64_t columns, uint8_t* scales, uint8_t* quants) {
+    constexpr int64_t number_bytes = type == TensorType::F32 ? 4 : 2;
+    bool finite = true;
+    uint8_t padded[block_columns * number_bytes] = {};
+    float values[block_columns];
+    uint32_t pairs[16];
+    for (int64_t first = 0; first < columns; first += block_columns) {
+        const int64_t count = std::min<int64_t>(block_columns, columns - first);
+        for (int r = 0; r < panel_rows; ++r) {
+            if (!rows[r]) continue;  // the buffer is zero there
+            const uint8_t* from = rows[r] + first * number_bytes;
+            if (count < block_columns) {
+                std::copy_n(from, count * number_bytes, padded);
+                from = padded;
+            }
+            load_floats<type>(from, values);
+            const uint16_t scale = round_to_words(values, pairs);
+            finite = finite && scale < 0x7f80;
+            std::memcpy(scales + 2 * r, &scale, 2);
+            for (int i = 0; i < 16; ++i) std::memcpy(quants + i * 64 + 4 * r, &pairs[i], 4);
+        }
+        scales += 2 * panel_rows;
+        quants += block_columns * 2 * panel_rows;
     }
     return finite;
 }
@@ -292,16 +372,13 @@ bool Matrix::pack_panel(int64_t panel, const uint8_t* file_rows, const int32_t* 
         lanes[r] = row < rows ? file_rows + (order ? order[row] : row) * row_bytes : nullptr;
     }
     uint8_t* out = data.data() + panel * panel_bytes;
-    switch (type) {
-        case TensorType::F32: return pack_floats<uint32_t>(lanes, columns, out, 0x7f800000);
-        case TensorType::F16: return pack_floats<uint16_t>(lanes, columns, out, 0x7c00);
-        case TensorType::BF16: return pack_floats<uint16_t>(lanes, columns, out, 0x7f80);
-        default: break;
-    }
     const PanelLayout layout = panel_layout(type, columns);
-    const int64_t blocks = columns / block_columns, quant_bytes = layout.quant_bytes / blocks;
+    const int64_t blocks = block_count(columns), quant_bytes = layout.quant_bytes / blocks;
     uint8_t* quants = out + layout.scale_bytes;
     switch (type) {
+        case TensorType::F32: return pack_words<TensorType::F32>(lanes, columns, out, quants);
+        case TensorType::F16: return pack_words<TensorType::F16>(lanes, columns, out, quants);
+        case TensorType::BF16: return pack_words<TensorType::BF16>(lanes, columns, out, quants);
         case TensorType::Q4_0:
         case TensorType::IQ4_NL: return pack_nibbles<1, false>(lanes, blocks, out, quants);
         case TensorType::Q4_1: return pack_nibbles<2, false>(lanes, blocks, out, quants);

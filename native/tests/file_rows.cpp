@@ -269,6 +269,14 @@ FileMatrix random_matrix(check::Rng& rng, TensorType type, int64_t rows, int64_t
         matrix.magnitudes.insert(matrix.magnitudes.end(), decoded.magnitudes,
                                  decoded.magnitudes + decoded.filled);
     }
+    if (block.elements > 1) return matrix;
+    for (int64_t r = 0; r < rows; ++r) {  // of floats, 32 columns of a row make a block
+        for (int64_t first = 0; first < columns; first += 32) {
+            const auto begin = matrix.magnitudes.begin() + r * columns + first;
+            const auto end = begin + std::min<int64_t>(32, columns - first);
+            std::fill(begin, end, *std::max_element(begin, end));
+        }
+    }
     return matrix;
 }
 

@@ -409,7 +409,7 @@ TEST(hidden_states_are_what_the_head_multiplies) {
             double exact = 0;
             for (int64_t d = 0; d < r.dim; ++d) exact += head.row(v)[d] * kept[i * r.dim + d];
             const float got = logits[i * r.vocab + v];
-            CHECK(std::fabs(got - exact) < 1e-4, got << ", exact " << exact);
+            CHECK(std::fabs(got - exact) < 1e-3, got << ", exact " << exact);  // rounded to words
         }
     }
     CHECK(!std::memcmp(kept.data(), kept.data() + 2 * r.dim, static_cast<size_t>(r.dim) * 4),

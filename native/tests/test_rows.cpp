@@ -13,6 +13,7 @@ namespace {
 
 struct Quantised {
     std::vector<int8_t> q;
+    std::vector<int16_t> words;
     std::vector<float> scale, sum, sum16;
     int number(int64_t k) const {
         const int8_t* block = q.data() + k / 32 * 64;
@@ -21,11 +22,13 @@ struct Quantised {
 };
 
 Quantised quantise(const Kernels& kernels, const std::vector<float>& x) {
-    const size_t blocks = x.size() / 32;
-    Quantised out{std::vector<int8_t>(2 * x.size()), std::vector<float>(blocks),
-                  std::vector<float>(blocks), std::vector<float>(2 * blocks)};
-    kernels.quantise(x.data(), static_cast<int64_t>(x.size()), out.q.data(), out.scale.data(),
-                     out.sum.data(), out.sum16.data());
+    const size_t blocks = (x.size() + 31) / 32;
+    Quantised out{std::vector<int8_t>(64 * blocks), std::vector<int16_t>(32 * blocks),
+                  std::vector<float>(blocks), std::vector<float>(blocks),
+                  std::vector<float>(2 * blocks)};
+    kernels.quantise(x.data(), static_cast<int64_t>(x.size()),
+                     {out.q.data(), out.words.data(), out.scale.data(), out.sum.data(),
+                      out.sum16.data()});
     return out;
 }
 
@@ -44,6 +47,9 @@ void check_block(const std::string& isa, const float* x, const Quantised& out, i
               isa << " " << x[k] << " became " << n * scale << ", scale " << scale);
         CHECK(largest > 1e-30f || n == 0, isa << " " << x[k] << " became " << n);
         total[k / 16] += n;
+        const int place = k % 4 == 1 ? k + 1 : k % 4 == 2 ? k - 1 : k;  // 0, 2, 1, 3 of each four
+        const int word = out.words[static_cast<size_t>(b * 32 + place)];
+        CHECK(word == n, isa << " word of column " << k << ": " << word << ", bytes " << n);
     }
     const auto equal = [&](float got, int sum) {
         CHECK(std::fabs(got - scale * sum) <= std::fabs(scale * sum) * 1e-6, isa << " sum " << got);
@@ -75,6 +81,23 @@ TEST(activations_are_quantised_as_defined) {
             CHECK(check::same_bits(out.scale, plain.scale), name << " size " << size);
             CHECK(check::same_bits(out.sum, plain.sum), name << " size " << size);
             CHECK(check::same_bits(out.sum16, plain.sum16), name << " size " << size);
+        }
+    }
+}
+
+TEST(a_row_that_is_no_whole_number_of_blocks_is_padded_with_zeros) {
+    Rng rng(8);
+    for (size_t columns : {1u, 31u, 33u, 173u}) {
+        const std::vector<float> x = check::normal(rng, static_cast<int64_t>(columns));
+        std::vector<float> padded = x;
+        padded.resize((columns + 31) / 32 * 32);
+        const Quantised plain = quantise(select_kernels("scalar"), padded);
+        for (const std::string& name : kernel_names()) {
+            const Quantised out = quantise(select_kernels(name.c_str()), x);
+            CHECK(check::same_bits(out.q, plain.q), name << " bytes of " << columns);
+            CHECK(check::same_bits(out.words, plain.words), name << " words of " << columns);
+            CHECK(check::same_bits(out.scale, plain.scale), name << " scales of " << columns);
+            CHECK(check::same_bits(out.sum16, plain.sum16), name << " sums of " << columns);
         }
     }
 }

@@ -32,8 +32,8 @@ STEPS = {"Q2_K": 0.4, "Q3_K": 0.2, "IQ4_NL": 0.11, "IQ4_XS": 0.11, "Q4_0": 0.13,
 TOKENS = np.random.default_rng(4).integers(0, CONFIG.vocab_size, 40).tolist()
 SAME_CACHE, WHOLE = 3e-3, 8e-3
 """Allowed deviation as a share of the logits (rms), about twice what is measured. Activations are
-15-bit integers here, which moves a random model's logits by 1.0e-3 to 1.7e-3 beside the reference
-with its cache in bfloat16 too, and float types by less than 2e-4; that cache itself, by 4e-3."""
+15-bit integers here, and floats are kept as such, which moves a random model's logits by 1.0e-3 to
+1.9e-3 beside the reference with its cache in bfloat16 too; that cache itself, by 4e-3."""
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
@@ -57,7 +57,7 @@ def test_each_type_on_each_instruction_set(kind: TensorType, tmp_path: Path) -> 
             found = logits_of(runner, TOKENS, size=17)
             close, whole = deviation(found, rounded), deviation(found, exact)
             print(f"{kind.name} {isa}: {close:.1e} with the same cache, {whole:.1e} in all")
-            assert close < (1e-3 if kind.block_size == 1 else SAME_CACHE)
+            assert close < SAME_CACHE
             assert whole < WHOLE
 
 

@@ -5,8 +5,6 @@
 #include <bit>
 #include <cfloat>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 #include <utility>
 
 #include "kernels/kernels.h"
@@ -16,8 +14,8 @@ namespace {
 
 #define ALPAGE_GEMM_PANELS 1
 #define ALPAGE_GEMM_WORDS
-constexpr int max_rows = 2, float_sums = 2, direct_rows = 2, attention_tile = 4;
-constexpr int gemm_rows = 3, float_gemm_rows = 4;
+constexpr int direct_rows = 2, attention_tile = 4;
+constexpr int gemm_rows = 3, low_rank_panels = 1;
 
 struct V {
     struct F { __m256 a, b; };
@@ -182,22 +180,6 @@ struct V {
         _mm256_store_si256(reinterpret_cast<__m256i*>(p), x.a);
         _mm256_store_si256(reinterpret_cast<__m256i*>(p + 32), x.b);
     }
-    // A block's 32 high and 32 low bytes to 128 * high + low, in each four columns 0, 2, 1, 3.
-    static void join_bytes(const int8_t* q, int16_t* words) {
-        const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
-        const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 32));
-        const auto joined = [](__m256i h, __m256i l) {  // of bytes in the upper halves of words
-            h = _mm256_and_si256(h, _mm256_set1_epi16(-256));
-            return _mm256_add_epi16(_mm256_srai_epi16(h, 1), _mm256_srai_epi16(l, 8));
-        };
-        const __m256i even = joined(_mm256_slli_epi16(high, 8), _mm256_slli_epi16(low, 8));
-        const __m256i odd = joined(high, low);
-        const __m256i first = _mm256_unpacklo_epi32(even, odd);
-        const __m256i second = _mm256_unpackhi_epi32(even, odd);
-        __m256i* to = reinterpret_cast<__m256i*>(words);
-        _mm256_storeu_si256(to, _mm256_permute2x128_si256(first, second, 0x20));
-        _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
-    }
     static I add_int(I x, I y) {
         return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
     }
@@ -209,9 +191,9 @@ struct V {
         const __m128i high = _mm256_extracti128_si256(words, 1);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm_packs_epi16(low, high));
     }
-    // Rounds 16 lanes and stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on;
-    // returns the sum of n.
-    static int split_store(F x, int8_t* q) {
+    // Rounds 16 lanes, stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on, and n
+    // in the order of Activations::words; returns the sum of n.
+    static int split_store(F x, int8_t* q, int16_t* words) {
         const __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
         const __m256i half = _mm256_set1_epi32(64);
         const __m256i high_a = _mm256_srai_epi32(_mm256_add_epi32(a, half), 7);
@@ -219,6 +201,10 @@ struct V {
         store_bytes(high_a, high_b, q);
         store_bytes(_mm256_sub_epi32(a, _mm256_slli_epi32(high_a, 7)),
                     _mm256_sub_epi32(b, _mm256_slli_epi32(high_b, 7)), q + 32);
+        const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(words),
+                            _mm256_shuffle_epi8(packed, _mm256_broadcastsi128_si256(order)));
         const __m256i eight = _mm256_add_epi32(a, b);
         const __m128i upper = _mm256_extracti128_si256(eight, 1);
         __m128i v = _mm_add_epi32(_mm256_castsi256_si128(eight), upper);

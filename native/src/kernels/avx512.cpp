@@ -13,8 +13,8 @@ namespace alpage {
 namespace {
 
 #define ALPAGE_GEMM_PANELS 4
-constexpr int max_rows = 8, float_sums = 24, direct_rows = 4, attention_tile = 8;
-constexpr int gemm_rows = 5, float_gemm_rows = 9;
+constexpr int direct_rows = 4, attention_tile = 8;
+constexpr int gemm_rows = 5, low_rank_panels = 2;
 
 struct V {
     using F = __m512;
@@ -95,12 +95,14 @@ struct V {
     }
     static I dot_lanes(I dot, I weights, I x) { return _mm512_dpbusd_epi32(dot, weights, x); }
     static void store_bytes(uint8_t* p, I a) { _mm512_store_si512(p, a); }
+    static void store_words(uint8_t* p, I a) { _mm512_store_si512(p, a); }
+    static I dot_words(I dot, I weights, I x) { return _mm512_dpwssd_epi32(dot, weights, x); }
     static I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
     template <int n>
     static I shift_lanes(I a) { return _mm512_slli_epi32(a, n); }
-    // Rounds 16 lanes and stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on;
-    // returns the sum of n.
-    static int split_store(F a, int8_t* q) {
+    // Rounds 16 lanes, stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on, and n
+    // in the order of Activations::words; returns the sum of n.
+    static int split_store(F a, int8_t* q, int16_t* words) {
         // NaN becomes 0: what it is converted to otherwise would overflow the sum.
         const __m512i n = _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a);
         const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(64)), 7);
@@ -108,6 +110,10 @@ struct V {
         __m128i* at = reinterpret_cast<__m128i*>(q);
         _mm_storeu_si128(at, _mm512_cvtsepi32_epi8(high));
         _mm_storeu_si128(at + 2, _mm512_cvtsepi32_epi8(low));
+        const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(words),
+                            _mm256_shuffle_epi8(_mm512_cvtsepi32_epi16(n),
+                                                _mm256_broadcastsi128_si256(order)));
         return _mm512_reduce_add_epi32(n);
     }
 };

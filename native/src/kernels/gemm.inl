@@ -2,12 +2,11 @@
 // first-level cache, a slice of columns at a time, and then meet tiles of rows: an activation that
 // has been spread over a register serves all panels of the tile, because one load for each product
 // would hold back the multipliers (measured on Ice Lake: one load a cycle, two products a cycle). A
-// row's sums are made by the same operations as in quant_tile and float_tile. How quantised weights
-// are multiplied depends on the instruction set: gemm_bytes.inl where a product of four bytes takes
-// one instruction, else gemm_words.inl.
+// row's sums are made by the same operations as in quant_tile. Quants of up to eight bits are
+// multiplied by gemm_bytes.inl where a product of four bytes takes one instruction; all others, and
+// words, by gemm_words.inl.
 
 constexpr int gemm_panels = ALPAGE_GEMM_PANELS;
-constexpr int slice_blocks = 8;
 constexpr int64_t chunk_rows = 96;  // rows whose sums are kept while the panels' columns pass by
 
 #define ALPAGE_UNROLL _Pragma("GCC unroll 8")
@@ -36,59 +35,15 @@ struct RowsOfSlice {
     int64_t blocks;
 };
 
-#ifdef ALPAGE_GEMM_WORDS
 #include "kernels/gemm_words.inl"
-#else
+#ifndef ALPAGE_GEMM_WORDS
 #include "kernels/gemm_bytes.inl"
-#endif
-
-// Floats [column][panel][16], rows of activations in single precision.
 template <TensorType type>
-struct FloatGemm {
-    static constexpr int64_t slice_columns = 64;
-    static void begin(const Activations&, int64_t, int64_t, auto&) {}
-    struct Slice {
-        alignas(64) float weights[slice_columns * gemm_panels * panel_rows];
-    };
-
-    template <int P>
-    static void unpack(const uint8_t* panel, const PanelLayout& layout, int64_t first,
-                       int64_t columns, Slice& slice) {
-        for (int p = 0; p < P; ++p, panel += layout.bytes()) {
-            float* to = slice.weights + p * panel_rows;
-            for (int64_t k = first; k < first + columns; ++k, to += P * panel_rows) {
-                V::store(to, float_weights<type>(panel, k));
-            }
-        }
-    }
-    template <int P, int R>
-    static void tile(const Slice& slice, const Activations& x, int64_t chunk, int64_t row,
-                     int64_t first, int64_t columns, float* totals) {
-        const float *weights = slice.weights, *xs = x.x + (chunk + row) * x.columns + first;
-        F total[R][P];
-        ALPAGE_UNROLL for (int r = 0; r < R; ++r) {
-            ALPAGE_UNROLL for (int p = 0; p < P; ++p) {
-                total[r][p] = V::loadf(totals + (r * P + p) * panel_rows);
-            }
-        }
-#pragma GCC unroll 1
-        for (int64_t k = 0; k < columns; ++k, weights += P * panel_rows) {
-            F w[P];
-            ALPAGE_UNROLL for (int p = 0; p < P; ++p) w[p] = V::loadf(weights + p * panel_rows);
-            ALPAGE_UNROLL for (int r = 0; r < R; ++r) {
-                const F value = V::set1(xs[r * x.columns + k]);
-                ALPAGE_UNROLL for (int p = 0; p < P; ++p) {
-                    total[r][p] = V::fma(w[p], value, total[r][p]);
-                }
-            }
-        }
-        ALPAGE_UNROLL for (int r = 0; r < R; ++r) {
-            ALPAGE_UNROLL for (int p = 0; p < P; ++p) {
-                V::store(totals + (r * P + p) * panel_rows, total[r][p]);
-            }
-        }
-    }
-};
+using Gemm = std::conditional_t<is_float(type), WordGemm<type>, ByteGemm<type>>;
+#else
+template <TensorType type>
+using Gemm = WordGemm<type>;
+#endif
 
 // Calls fn(row, R) for tiles that fill the registers, as few and as full as the rows allow.
 template <class Fn>
@@ -106,30 +61,31 @@ void gemm_row_tiles(int64_t rows, Fn&& fn) {
     row_tiles<2>(row, rows, fn);
 }
 
-template <class Gemm>
+template <class Slice>
 struct Workspace {
-    typename Gemm::Slice slice;
+    Slice slice;
     alignas(64) float totals[chunk_rows * gemm_panels * panel_rows];  // [row][panel][16]
 };
 
-template <TensorType type, class Gemm>
+template <TensorType type>
 void gemm(const MatmulPart& part, const Activations& x) {
-    static thread_local Workspace<Gemm> space;
+    static thread_local Workspace<typename Gemm<type>::Slice> space;
+    constexpr int64_t slice_blocks = Gemm<type>::slice_blocks;
     float* const totals = space.totals;
     const PanelLayout layout = panel_layout(type, part.columns);
+    const int64_t blocks = block_count(part.columns);
     for (int64_t row = part.row_begin; row < part.row_end; row += chunk_rows) {
         const int64_t rows = std::min(chunk_rows, part.row_end - row);
-        Gemm::begin(x, row, rows, space.slice);
         row_tiles<gemm_panels>(part.panel_begin, part.panel_end, [&](int64_t panel, auto count) {
             constexpr int P = decltype(count)::value;
             std::fill_n(totals, rows * P * panel_rows, 0.0f);
-            for (int64_t first = 0; first < part.columns; first += Gemm::slice_columns) {
-                const int64_t wide = std::min(Gemm::slice_columns, part.columns - first);
-                Gemm::template unpack<P>(part.panels + panel * layout.bytes(), layout, first, wide,
-                                         space.slice);
+            for (int64_t first = 0; first < blocks; first += slice_blocks) {
+                const int64_t wide = std::min(slice_blocks, blocks - first);
+                Gemm<type>::template unpack<P>(part.panels + panel * layout.bytes(), layout, first,
+                                               wide, space.slice);
                 gemm_row_tiles(rows, [&](int64_t r, auto tile) {
-                    Gemm::template tile<P, decltype(tile)::value>(
-                        space.slice, x, row, r, first, wide, totals + r * P * panel_rows);
+                    Gemm<type>::template tile<P, decltype(tile)::value>(
+                        space.slice, x, row + r, first, wide, totals + r * P * panel_rows);
                 });
             }
             for (int64_t r = 0; r < rows; ++r) {

@@ -1,13 +1,15 @@
 // Quantised weights times bytes of activations, four products a lane at once; a part of gemm.inl.
 
+constexpr int byte_blocks = 8;  // of a slice
+
 // Unpacked quants [block][group][panel][64] and scales and offsets [block][part][panel][2][16].
-struct QuantSlice {
-    alignas(64) uint8_t quants[slice_blocks * 8 * gemm_panels * 64];
-    alignas(64) float scales[slice_blocks * 2 * gemm_panels * 2 * panel_rows];
+struct ByteSlice {
+    alignas(64) uint8_t quants[byte_blocks * 8 * gemm_panels * 64];
+    alignas(64) float scales[byte_blocks * 2 * gemm_panels * 2 * panel_rows];
 };
 template <TensorType type, int P>
-void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first, int64_t blocks,
-                  QuantSlice& slice) {
+void unpack_bytes(const uint8_t* panel, const PanelLayout& layout, int64_t first, int64_t blocks,
+                  ByteSlice& slice) {
     using T = Type<type>;
     for (int p = 0; p < P; ++p, panel += layout.bytes()) {
         const uint8_t* quants = panel + layout.scale_bytes + first * T::quant_bytes;
@@ -15,7 +17,7 @@ void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first
         float* scales = slice.scales + p * 2 * panel_rows;
         for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes) {
             unroll<T::quant_bytes / 64>([&](auto line) {
-                __builtin_prefetch(quants + slice_blocks * T::quant_bytes + 64 * line);
+                __builtin_prefetch(quants + byte_blocks * T::quant_bytes + 64 * line);
             });
             unroll<8>([&](auto g) {
                 V::store_bytes(to, group<T::bits, g>(quants));
@@ -29,7 +31,7 @@ void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first
 // P panels times R rows over a slice, added to `totals` [R][P][16]. Plain loops: g++ keeps the sums
 // in registers only if the groups' loop stays a loop.
 template <int parts, int P, int R>
-void gemm_tile(const QuantSlice& slice, const RowsOfSlice<int8_t>& rows, float* totals) {
+void byte_tile(const ByteSlice& slice, const RowsOfSlice<int8_t>& rows, float* totals) {
     constexpr int groups = 8 / parts;
     const uint8_t* quants = slice.quants;
     const float* scales = slice.scales;
@@ -80,27 +82,25 @@ void gemm_tile(const QuantSlice& slice, const RowsOfSlice<int8_t>& rows, float* 
 
 // How the products of a type are made: what a slice is, how it is filled, and the tile.
 template <TensorType type>
-struct QuantGemm {
+struct ByteGemm {
     using T = Type<type>;
-    using Slice = QuantSlice;
+    using Slice = ByteSlice;
     static constexpr int parts = T::halves ? 2 : 1;
-    static constexpr int64_t slice_columns = slice_blocks * block_columns;
+    static constexpr int64_t slice_blocks = byte_blocks;
 
-    static void begin(const Activations&, int64_t, int64_t, Slice&) {}
     template <int P>
     static void unpack(const uint8_t* panel, const PanelLayout& layout, int64_t first,
-                       int64_t columns, Slice& slice) {
-        unpack_slice<type, P>(panel, layout, first / block_columns, columns / block_columns, slice);
+                       int64_t blocks, Slice& slice) {
+        unpack_bytes<type, P>(panel, layout, first, blocks, slice);
     }
     template <int P, int R>
-    static void tile(const Slice& slice, const Activations& x, int64_t chunk, int64_t row,
-                     int64_t first, int64_t columns, float* totals) {
-        const int64_t blocks = x.columns / block_columns;
-        const int64_t at = (chunk + row) * blocks + first / block_columns;
-        gemm_tile<parts, P, R>(slice,
-                               {x.q + at * 2 * block_columns, 2 * x.columns, x.scale + at,
-                                (T::halves ? x.sum16 : x.sum) + at * parts, blocks, blocks * parts,
-                                columns / block_columns},
+    static void tile(const Slice& slice, const Activations& x, int64_t row, int64_t first,
+                     int64_t wide, float* totals) {
+        const int64_t blocks = block_count(x.columns), at = row * blocks + first;
+        byte_tile<parts, P, R>(slice,
+                               {x.q + at * 2 * block_columns, blocks * 2 * block_columns,
+                                x.scale + at, (T::halves ? x.sum16 : x.sum) + at * parts, blocks,
+                                blocks * parts, wide},
                                totals);
     }
 };

@@ -1,35 +1,19 @@
-// Quantised weights times activations in 16 bits, two products a lane at once; a part of gemm.inl.
-// For instruction sets whose products of bytes are no sums of four in 32 bits: there the two bytes
-// of an activation, each in 16 bits, would take as many products and more sums.
+// Weights times activations in 16 bits, two products a lane at once; a part of gemm.inl. For float
+// types, which are kept as words, and for all where products of bytes are no sums of four in 32
+// bits: the two bytes of an activation, each in 16 bits, would take as many products and more sums.
 
-// A chunk's activations. No std::vector: its functions, compiled here for this instruction set,
-// could become those of the whole program.
-struct Words {
-    int16_t* data = nullptr;
-    size_t size = 0;
+constexpr int word_blocks = gemm_panels > 1 ? 4 : 8;  // of a slice: half of the first-level cache
 
-    ~Words() { std::free(data); }
-    void need(size_t count) {
-        if (count <= size) return;
-        std::free(data);
-        data = static_cast<int16_t*>(std::malloc(count * sizeof(int16_t)));
-        size = data ? count : 0;
-        if (!data) throw std::bad_alloc();
-    }
-};
-
-// Unpacked quants in 16 bits [block][group][even and odd columns][panel][16][2], scales and offsets
-// [block][part][panel][2][16], and the activations of a chunk of rows, [row][column] but in each
-// four columns 0, 2, 1, 3: the order in which bytes of weights become words.
-struct QuantSlice {
-    alignas(64) uint8_t quants[slice_blocks * 16 * gemm_panels * 64];
-    alignas(64) float scales[slice_blocks * 2 * gemm_panels * 2 * panel_rows];
-    Words words;
+// Quants in 16 bits [block][pair of columns][panel][16][2], the pairs as in Activations::words;
+// scales and offsets [block][part][panel][2][16].
+struct WordSlice {
+    alignas(64) uint8_t quants[word_blocks * 16 * gemm_panels * 64];
+    alignas(64) float scales[word_blocks * 2 * gemm_panels * 2 * panel_rows];
 };
 
 template <TensorType type, int P>
-void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first, int64_t blocks,
-                  QuantSlice& slice) {
+void unpack_words(const uint8_t* panel, const PanelLayout& layout, int64_t first, int64_t blocks,
+                  WordSlice& slice) {
     using T = Type<type>;
     for (int p = 0; p < P; ++p, panel += layout.bytes()) {
         const uint8_t* quants = panel + layout.scale_bytes + first * T::quant_bytes;
@@ -37,9 +21,16 @@ void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first
         float* scales = slice.scales + p * 2 * panel_rows;
         for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes) {
             unroll<8>([&](auto g) {
-                const I four = group<T::bits, g>(quants);
-                V::store_words(to, V::even_bytes(four));
-                V::store_words(to + P * 64, V::odd_bytes(four));
+                if constexpr (T::bits == Bits::word) {
+                    V::store_words(to, V::load(quants + g * 128));
+                    V::store_words(to + P * 64, V::load(quants + g * 128 + 64));
+                } else {
+#ifdef ALPAGE_GEMM_WORDS
+                    const I four = group<T::bits, g>(quants);
+                    V::store_words(to, V::even_bytes(four));
+                    V::store_words(to + P * 64, V::odd_bytes(four));
+#endif
+                }
                 to += 2 * P * 64;
             });
             scales = unpack_scales<type, P>(panel, first + b, scales);
@@ -49,7 +40,7 @@ void unpack_slice(const uint8_t* panel, const PanelLayout& layout, int64_t first
 
 // P panels times R rows over a slice, added to `totals` [R][P][16].
 template <int parts, int P, int R>
-void gemm_tile(const QuantSlice& slice, const RowsOfSlice<int16_t>& rows, float* totals) {
+void word_tile(const WordSlice& slice, const RowsOfSlice<int16_t>& rows, float* totals) {
     constexpr int pairs = 16 / parts;  // of columns
     const uint8_t* quants = slice.quants;
     const float* scales = slice.scales;
@@ -87,37 +78,27 @@ void gemm_tile(const QuantSlice& slice, const RowsOfSlice<int16_t>& rows, float*
     }
 }
 
-// How the products of a type are made: what a slice is, how it is filled, and the tile.
+// As ByteGemm.
 template <TensorType type>
-struct QuantGemm {
+struct WordGemm {
     using T = Type<type>;
-    using Slice = QuantSlice;
+    using Slice = WordSlice;
     static constexpr int parts = T::halves ? 2 : 1;
-    static constexpr int64_t slice_columns = slice_blocks * block_columns;
+    static constexpr int64_t slice_blocks = word_blocks;
 
-    // The activations of a chunk of rows as words.
-    static void begin(const Activations& x, int64_t chunk, int64_t rows, Slice& slice) {
-        const size_t count = static_cast<size_t>(rows * x.columns);
-        slice.words.need(count);
-        const int8_t* q = x.q + chunk * 2 * x.columns;
-        for (size_t at = 0; at < count; at += block_columns, q += 2 * block_columns) {
-            V::join_bytes(q, slice.words.data + at);
-        }
-    }
     template <int P>
     static void unpack(const uint8_t* panel, const PanelLayout& layout, int64_t first,
-                       int64_t columns, Slice& slice) {
-        unpack_slice<type, P>(panel, layout, first / block_columns, columns / block_columns, slice);
+                       int64_t blocks, Slice& slice) {
+        unpack_words<type, P>(panel, layout, first, blocks, slice);
     }
     template <int P, int R>
-    static void tile(const Slice& slice, const Activations& x, int64_t chunk, int64_t row,
-                     int64_t first, int64_t columns, float* totals) {
-        const int64_t blocks = x.columns / block_columns;
-        const int64_t at = (chunk + row) * blocks + first / block_columns;
-        gemm_tile<parts, P, R>(slice,
-                               {slice.words.data + row * x.columns + first, x.columns, x.scale + at,
+    static void tile(const Slice& slice, const Activations& x, int64_t row, int64_t first,
+                     int64_t wide, float* totals) {
+        const int64_t blocks = block_count(x.columns), at = row * blocks + first;
+        word_tile<parts, P, R>(slice,
+                               {x.words + at * block_columns, blocks * block_columns, x.scale + at,
                                 (T::halves ? x.sum16 : x.sum) + at * parts, blocks, blocks * parts,
-                                columns / block_columns},
+                                wide},
                                totals);
     }
 };

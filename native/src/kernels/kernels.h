@@ -8,10 +8,17 @@
 //            5th bit: bit g of 64 bytes. Bits 5 and 6 of Q6_K: two bits each in 2 x 64 bytes. The
 //            2 low bits of Q2_K and Q3_K lie as those two do, the 3rd as a 5th. IQ4 types keep
 //            the file's 4-bit indices, which stand for the values of `iq4_quants`.
-// A float panel is [columns][16]. A weight is scale * quant + offset, where offset is the block's
-// minimum or a constant times its scale, so every type runs through one formula:
+// A weight is scale * quant + offset, where offset is the block's minimum or a constant times its
+// scale, so every type runs through one formula:
 //   y += sx * (scale * sum(quant * x)) + offset * (sx * sum(x))      (x: integers, sx: their scale)
+// Float types are kept as words: per block and row a scale in bf16 and signed integers; those of
+// row r and columns 4g + o and 4g + 2 + o lie in 32-bit lane r of 64-byte group 2g + o (o = 0, 1).
+// Columns are padded with zeros to whole blocks. A product of words takes half the time of one in
+// single precision, and F32 half of its memory; the default model's logits move by a fraction of
+// what the cache in bf16 moves them, where activations in bfloat16 move them by three times of it.
 #pragma once
+
+#include <cstdint>
 
 #include "alpage/types.h"
 
@@ -20,15 +27,25 @@ namespace alpage {
 inline constexpr int panel_rows = 16;
 inline constexpr int block_columns = 32;
 inline constexpr int activation_limit = 127 * 128;  // the largest quantised activation
+// The largest word of a weight, and what the words of a block add up to at most before they are
+// rounded: with any activations the sum of their products fits into 32 bits. Of usual weights that
+// leaves 14 bits to the largest of a block.
+inline constexpr int word_limit = 32767, word_sum_limit = 132'000;
+static_assert(int64_t{activation_limit} * (word_sum_limit + block_columns / 2) <= INT32_MAX);
+
+constexpr int64_t block_count(int64_t columns) {
+    return (columns + block_columns - 1) / block_columns;
+}
+constexpr int64_t padded_columns(int64_t columns) { return block_count(columns) * block_columns; }
 
 struct PanelLayout {
     int64_t scale_bytes;  // the scales part of one panel, rounded up to 64
-    int64_t quant_bytes;  // the quants part (float types: the whole panel)
+    int64_t quant_bytes;
     int64_t bytes() const { return scale_bytes + quant_bytes; }
 };
 PanelLayout panel_layout(TensorType type, int64_t columns);
 
-inline bool is_float(TensorType type) {
+constexpr bool is_float(TensorType type) {
     return type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16;
 }
 
@@ -40,6 +57,7 @@ constexpr int quant_bits(TensorType type) {
         case TensorType::Q5_0: case TensorType::Q5_1: case TensorType::Q5_K: return 5;
         case TensorType::Q6_K: return 6;
         case TensorType::Q8_0: return 8;
+        case TensorType::F32: case TensorType::F16: case TensorType::BF16: return 16;
         default: return 4;
     }
 }
@@ -51,21 +69,28 @@ constexpr bool is_iq4(TensorType type) {
     return type == TensorType::IQ4_NL || type == TensorType::IQ4_XS;
 }
 
-// Rows of activations: fp32, and where a quantised matrix wants them, 15-bit integers per block of
-// 32 columns, x = scale * (128 * high + low). One byte alone moves the default model's logits by
-// 0.09 (rms) and changes greedy answers; two bytes and the bf16 cache together move them by 0.018,
-// and a decode step, which waits for the weights, hardly notices the second product.
-// The largest unsigned quant of a type, as far as kernels differ by it: 15, 63 or 255.
-enum class Quants { nibbles, six_bits, bytes };
-
+// Rows of activations: 15-bit integers per block of 32 columns, x = scale * (128 * high + low),
+// padded with zeros to whole blocks. One byte alone moves the default model's logits by 0.09 (rms)
+// and changes greedy answers; two bytes and the bf16 cache together move them by 0.018, and a step
+// of decoding, which waits for the weights, hardly notices the second product.
 struct Activations {
     int64_t columns;
-    const float* x;      // [rows][columns]
-    const int8_t* q;     // [rows][columns / 32][2][32], high bytes (-127..127), low bytes (-64..63)
-    const float* scale;  // [rows][columns / 32]
-    const float* sum;    // [rows][columns / 32], scale * sum of q
-    const float* sum16;  // [rows][columns / 16], scale * sum of q
+    const int8_t* q;       // [rows][blocks][2][32], high bytes (-127..127), low bytes (-64..63)
+    const int16_t* words;  // [rows][blocks][32], 128 * high + low; in each four columns 0, 2, 1, 3
+    const float* scale;    // [rows][blocks]
+    const float* sum;      // [rows][blocks], scale * sum of q
+    const float* sum16;    // [rows][blocks][2], scale * sum of q
 };
+inline constexpr int word_order[4] = {0, 2, 1, 3};  // as bytes of weights are taken apart to words
+// Where one row of them is written.
+struct ActivationRow {
+    int8_t* q;
+    int16_t* words;
+    float *scale, *sum, *sum16;
+};
+
+// The largest unsigned quant of a type, as far as kernels differ by it: 15, 63 or 255; or words.
+enum class Quants { nibbles, six_bits, bytes, words };
 
 // Part of a product: panels [panel_begin, panel_end) times rows [row_begin, row_end).
 struct MatmulPart {
@@ -122,8 +147,7 @@ struct Kernels {
     int panel_tile;  // a product of many rows is fastest over multiples of so many panels
     void (*matmul)(const MatmulPart& part, const Activations& x);
     // One row to integers: scale = max|x| / (127 * 128) per 32 columns; see Activations.
-    void (*quantise)(const float* x, int64_t columns, int8_t* q, float* scale, float* sum,
-                     float* sum16);
+    void (*quantise)(const float* x, int64_t columns, const ActivationRow& out);
     // out = x / sqrt(mean(x^2) + eps) * weight
     void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
     // gate = silu(gate) * up

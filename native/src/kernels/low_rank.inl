@@ -1,7 +1,7 @@
 // Products with the bf16 panels of an adapter. Included by simd.inl.
 
-// Panels and rows of a tile: one of each where registers hold four sums only.
-constexpr int low_rank_panels = float_sums < 16 ? 1 : 2, low_rank_rows = low_rank_panels;
+constexpr int low_rank_rows = low_rank_panels;  // of a tile
+
 
 // P panels times R rows. Four sums each, of columns 4i to 4i + 3, so that a lone row does not wait
 // for its additions: the same for every row, whatever tile it is in.

@@ -6,7 +6,8 @@
 // A row of a product keeps 12 of the 32 registers: 4 for each of the sums of high and of low bytes,
 // 4 for the total. Two rows leave 8 for weights and activations; a third would live on the stack.
 // Two queries of attention take 16 for their scores, and the keys of a page another 8.
-constexpr int max_rows = 2, float_sums = 2, direct_rows = max_rows, attention_tile = 2;
+constexpr int direct_rows = 2, attention_tile = 2;
+constexpr int low_rank_panels = 1;
 
 struct V {
     struct F { float32x4_t a, b, c, d; };
@@ -192,6 +193,28 @@ struct V {
 #endif
     template <Quants>
     static I sums(I dot) { return dot; }
+    static I spread(const void* p) {  // 4 bytes over all lanes
+        int32_t four;
+        __builtin_memcpy(&four, p, 4);
+        const uint8x16_t all = raw(vdupq_n_s32(four));
+        return {all, all, all, all};
+    }
+    // dot + the products of both words of each lane: even and odd words apart, which all rows of a
+    // tile share.
+    static I dot_words(I dot, I weights, I x) {
+        const int16x8_t pair = vreinterpretq_s16_u8(x.a);
+        const auto add = [pair](uint8x16_t& low, uint8x16_t& high, uint8x16_t a, uint8x16_t b) {
+            const int16x8_t first = vreinterpretq_s16_u8(a), second = vreinterpretq_s16_u8(b);
+            const int16x8_t even = vuzp1q_s16(first, second), odd = vuzp2q_s16(first, second);
+            int32x4_t sum = vmlal_laneq_s16(numbers(low), vget_low_s16(even), pair, 0);
+            low = raw(vmlal_laneq_s16(sum, vget_low_s16(odd), pair, 1));
+            sum = vmlal_high_laneq_s16(numbers(high), even, pair, 0);
+            high = raw(vmlal_high_laneq_s16(sum, odd, pair, 1));
+        };
+        add(dot.a, dot.b, weights.a, weights.b);
+        add(dot.c, dot.d, weights.c, weights.d);
+        return dot;
+    }
     static I add_int(I x, I y) {
         return each<I>([](auto p, auto q) { return raw(vaddq_s32(numbers(p), numbers(q))); }, x, y);
     }
@@ -204,15 +227,24 @@ struct V {
         const int16x8_t high = vcombine_s16(vmovn_s32(c), vmovn_s32(d));
         vst1q_s8(q, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
     }
-    // Rounds 16 lanes and stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on;
-    // returns the sum of n. NaN becomes 0.
-    static int split_store(F x, int8_t* q) {
+    static void store_words(int32x4_t a, int32x4_t b, int16_t* words) {
+        static constexpr uint8_t order[16] = {0, 1, 4,  5,  2,  3,  6,  7,
+                                              8, 9, 12, 13, 10, 11, 14, 15};
+        const int16x8_t eight = vcombine_s16(vmovn_s32(a), vmovn_s32(b));
+        const uint8x16_t moved = vqtbl1q_u8(vreinterpretq_u8_s16(eight), vld1q_u8(order));
+        vst1q_s16(words, vreinterpretq_s16_u8(moved));
+    }
+    // Rounds 16 lanes, stores high = (n + 64) >> 7 at q and low = n - 128 * high 32 bytes on, and n
+    // in the order of Activations::words; returns the sum of n. NaN becomes 0.
+    static int split_store(F x, int8_t* q, int16_t* words) {
         const int32x4_t a = vcvtnq_s32_f32(x.a), b = vcvtnq_s32_f32(x.b);
         const int32x4_t c = vcvtnq_s32_f32(x.c), d = vcvtnq_s32_f32(x.d);
         const auto high = [](int32x4_t n) { return vrshrq_n_s32(n, 7); };  // rounds: adds the 64
         const auto low = [&](int32x4_t n) { return vsubq_s32(n, vshlq_n_s32(high(n), 7)); };
         store_bytes(high(a), high(b), high(c), high(d), q);
         store_bytes(low(a), low(b), low(c), low(d), q + 32);
+        store_words(a, b, words);
+        store_words(c, d, words + 8);
         return vaddvq_s32(vaddq_s32(vaddq_s32(a, b), vaddq_s32(c, d)));
     }
 };

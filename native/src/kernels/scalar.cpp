@@ -9,21 +9,6 @@
 namespace alpage {
 namespace {
 
-float float_weight(TensorType type, const uint8_t* panel, int64_t i) {
-    if (type == TensorType::F32) return load_as<float>(panel + 4 * i);
-    if (type == TensorType::F16) return load_half(panel + 2 * i);
-    return bf16_to_float(load_as<uint16_t>(panel + 2 * i));
-}
-
-void float_panel(const MatmulPart& part, const uint8_t* panel, const float* x, float* y) {
-    for (int64_t k = 0; k < part.columns; ++k) {
-        for (int lane = 0; lane < panel_rows; ++lane) {
-            const float weight = float_weight(part.type, panel, k * panel_rows + lane);
-            y[lane] = std::fma(weight, x[k], y[lane]);
-        }
-    }
-}
-
 template <int bits>
 void unpack(const uint8_t* quants, uint8_t u[8][64]) {
     for (int g = 0; g < 8; ++g) {
@@ -46,6 +31,25 @@ void unpack_block(TensorType type, const uint8_t* quants, uint8_t u[8][64]) {
     if (!is_iq4(type)) return;
     for (int g = 0; g < 8; ++g) {
         for (int byte = 0; byte < 64; ++byte) u[g][byte] = iq4_quants[u[g][byte]];
+    }
+}
+
+void word_panel(const MatmulPart& part, const uint8_t* panel, const Activations& x, int64_t row,
+                float* y) {
+    const PanelLayout layout = panel_layout(part.type, part.columns);
+    const int64_t blocks = block_count(part.columns);
+    for (int64_t b = 0; b < blocks; ++b) {
+        const int16_t* words = x.words + (row * blocks + b) * block_columns;
+        const uint8_t* quants = panel + layout.scale_bytes + b * 1024;
+        for (int lane = 0; lane < panel_rows; ++lane) {
+            int dot = 0;
+            for (int k = 0; k < block_columns; ++k) {
+                const uint8_t* at = quants + k / 2 * 64 + 4 * lane + k % 2 * 2;
+                dot += load_as<int16_t>(at) * words[k];
+            }
+            const float scale = block_scales(part.type, panel, b, lane).scale[0];
+            y[lane] += x.scale[row * blocks + b] * (scale * static_cast<float>(dot));
+        }
     }
 }
 
@@ -82,7 +86,7 @@ void matmul(const MatmulPart& part, const Activations& x) {
         for (int64_t row = part.row_begin; row < part.row_end; ++row) {
             float sums[panel_rows] = {};
             if (is_float(part.type)) {
-                float_panel(part, panel, x.x + row * part.columns, sums);
+                word_panel(part, panel, x, row, sums);
             } else {
                 quant_panel(part, panel, x, row, sums);
             }
@@ -92,27 +96,31 @@ void matmul(const MatmulPart& part, const Activations& x) {
     }
 }
 
-void quantise(const float* x, int64_t columns, int8_t* q, float* scale, float* sum, float* sum16) {
-    for (int64_t b = 0; b < columns / block_columns; ++b, x += block_columns) {
-        float largest = 0, poison = 0;  // poison: NaN once a value is NaN or infinite
-        for (int k = 0; k < block_columns; ++k) {
-            largest = std::max(largest, std::fabs(x[k]));
-            poison += x[k] * 0.0f;
+void quantise(const float* x, int64_t columns, const ActivationRow& out) {
+    for (int64_t b = 0; b < block_count(columns); ++b) {
+        const int64_t count = std::min<int64_t>(block_columns, columns - b * block_columns);
+        float block[block_columns] = {}, largest = 0, poison = 0;
+        std::copy_n(x + b * block_columns, count, block);
+        for (float value : block) {
+            largest = std::max(largest, std::fabs(value));
+            poison += value * 0.0f;  // NaN once a value is NaN or infinite
         }
         const float inverse = largest > 1e-30f ? activation_limit / largest : 0.0f;
-        scale[b] = largest / activation_limit + poison;
+        const float scale = out.scale[b] = largest / activation_limit + poison;
+        int8_t* q = out.q + 2 * b * block_columns;
+        int16_t* words = out.words + b * block_columns;
         int total[2] = {0, 0};
         for (int k = 0; k < block_columns; ++k) {
-            const float rounded = std::nearbyint(x[k] * inverse);
+            const float rounded = std::nearbyint(block[k] * inverse);
             const int n = std::fabs(rounded) <= activation_limit ? static_cast<int>(rounded) : 0;
             const int high = (n + 64) >> 7;
             q[k] = static_cast<int8_t>(high);
             q[block_columns + k] = static_cast<int8_t>(n - 128 * high);
+            words[k / 4 * 4 + word_order[k % 4]] = static_cast<int16_t>(n);
             total[k / 16] += n;
         }
-        sum[b] = scale[b] * static_cast<float>(total[0] + total[1]);
-        for (int i = 0; i < 2; ++i) sum16[2 * b + i] = scale[b] * static_cast<float>(total[i]);
-        q += 2 * block_columns;
+        out.sum[b] = scale * static_cast<float>(total[0] + total[1]);
+        for (int i = 0; i < 2; ++i) out.sum16[2 * b + i] = scale * static_cast<float>(total[i]);
     }
 }
 

@@ -1,9 +1,9 @@
 // Kernels written once for vectors of 16 lanes and compiled for each instruction set: the including
 // file defines `struct V` (types F: 16 floats, I: 64 bytes; and the operations used below) in its
-// unnamed namespace, `constexpr int max_rows`, how many activation rows a product with floats takes
-// at once, `float_sums`, how many sums its registers hold then, and `direct_rows`, the rows for
-// quantised weights that are unpacked as they are used. If ALPAGE_GEMM_PANELS says how many panels
-// its tiles have, `gemm_rows` rows and more (with floats `float_gemm_rows`) go through gemm.inl.
+// unnamed namespace, and what its registers have room for: `direct_rows` rows of activations where
+// weights are unpacked as they are used, `low_rank_panels` panels of an adapter. If it defines
+// ALPAGE_GEMM_PANELS, the panels of its other tiles, `gemm_rows` rows and more go through gemm.inl;
+// ALPAGE_GEMM_WORDS says that bytes are multiplied as words.
 //
 // Every row of a product is computed by the same operations in the same order whatever the tile
 // it is in, so a token gives the same bits alone and in any batch.
@@ -22,9 +22,10 @@ template <int N, class Fn>
 
 constexpr int prefetch_bytes = 4096;  // how far ahead of the weights in use
 
-enum class Bits { two, three, four, index, five, six, eight };  // index: of iq4_quants
+enum class Bits { two, three, four, index, five, six, eight, word };  // index: of iq4_quants
 
 constexpr Quants quants_of(Bits bits) {
+    if (bits == Bits::word) return Quants::words;
     if (bits == Bits::eight || bits == Bits::index) return Quants::bytes;
     return bits == Bits::five || bits == Bits::six ? Quants::six_bits : Quants::nibbles;
 }
@@ -115,6 +116,18 @@ template <> struct Type<TensorType::Q5_K> : SuperType<Bits::five, 320> {};
 template <> struct Type<TensorType::Q3_K> : HalvesType<Bits::three, 192, 4> {};
 template <> struct Type<TensorType::Q6_K> : HalvesType<Bits::six, 384, 32> {};
 template <> struct Type<TensorType::IQ4_NL> : SymmetricType<Bits::index, 256, 128> {};
+struct WordType {
+    static constexpr Bits bits = Bits::word;
+    static constexpr int quant_bytes = 1024;
+    static constexpr bool halves = false;
+    static void scales(const uint8_t* at, int64_t block, F& scale, F& offset) {
+        scale = V::load_bf16(at + block * 32);
+        offset = V::zero();
+    }
+};
+template <> struct Type<TensorType::F32> : WordType {};
+template <> struct Type<TensorType::F16> : WordType {};
+template <> struct Type<TensorType::BF16> : WordType {};
 template <> struct Type<TensorType::IQ4_XS> {
     static constexpr Bits bits = Bits::index;
     static constexpr int quant_bytes = 256;
@@ -149,64 +162,86 @@ inline void store_sums(F sums, float* y, bool accumulate, int64_t count) {
     for (int64_t i = 0; i < count; ++i) y[i] = accumulate ? y[i] + lanes[i] : lanes[i];
 }
 
+// Whether a type's quants are multiplied as words, one row at a time too.
+constexpr bool uses_words(Bits bits) {
 #ifdef ALPAGE_GEMM_WORDS
-// The 32-bit sums over a block of quants times R rows' activations, `stride` bytes apart, in words:
-// products of bytes of eight bits take longer.
+    if (quants_of(bits) == Quants::bytes) return true;  // products of eight bits take longer
+#endif
+    return bits == Bits::word;
+}
+
+// The 32-bit sums over a block of quants times R rows' activations in words, `stride` words apart.
 template <Bits bits, int R>
-[[gnu::always_inline]] inline void block_dots(const uint8_t* quants, const int8_t* q,
-                                                       int64_t stride, I (&dot)[R]) {
-    alignas(32) int16_t words[R][block_columns];
-    unroll<R>([&](auto r) {
-        V::join_bytes(q + r * stride, words[r]);
-        dot[r] = V::bytes(0);
-    });
-    unroll<8>([&](auto g) {
-        const I four = group<bits, g>(quants);
-        const I even = V::even_bytes(four), odd = V::odd_bytes(four);
+[[gnu::always_inline]] inline void word_dots(const uint8_t* quants, const int16_t* words,
+                                             int64_t stride, I (&dot)[R]) {
+    unroll<R>([&](auto r) { dot[r] = V::bytes(0); });
+    unroll<16>([&](auto pair) {
+        I weights;
+        if constexpr (bits == Bits::word) {
+            weights = V::load(quants + pair * 64);
+        } else {
+#ifdef ALPAGE_GEMM_WORDS
+            const I four = group<bits, pair / 2>(quants);
+            weights = pair % 2 ? V::odd_bytes(four) : V::even_bytes(four);
+#endif
+        }
         unroll<R>([&](auto r) {
-            dot[r] = V::dot_words(dot[r], even, V::spread(words[r] + 4 * g));
-            dot[r] = V::dot_words(dot[r], odd, V::spread(words[r] + 4 * g + 2));
+            dot[r] = V::dot_words(dot[r], weights, V::spread(words + r * stride + 2 * pair));
         });
     });
 }
-#endif
+
+// What a tile fetches for those after it: so many bytes with each block.
+struct Ahead {
+    const uint8_t* from;
+    int64_t bytes;
+};
+
+// The processor's own prefetcher stops at each page. One tile of rows waits for the weights, and
+// fetches what comes 4 KiB later; several on one panel each fetch a share of the next one. Panels
+// lie one behind the other, scales before quants: a block's share of both keeps the distance.
+inline Ahead fetched_ahead(const MatmulPart& part, const uint8_t* panel, int64_t panel_bytes,
+                           int64_t row, int R) {
+    const int64_t blocks = block_count(part.columns), rows = part.row_end - part.row_begin;
+    if (rows == R) return {panel + prefetch_bytes, panel_bytes / blocks};
+    const int64_t bytes = panel_bytes * R / rows;
+    return {panel + panel_bytes + panel_bytes * (row - part.row_begin) / rows, bytes / blocks};
+}
 
 // One panel times R rows of activations, beginning with `row`.
 template <TensorType type, int R>
 void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* quants,
-                const Activations& x, int64_t row, float* y, int64_t count) {
+                const Activations& x, int64_t row, Ahead ahead, float* y, int64_t count) {
     using T = Type<type>;
-    const int64_t blocks = part.columns / block_columns, stride = 2 * part.columns;
+    const int64_t blocks = block_count(part.columns), stride = 2 * block_columns * blocks;
     const int8_t* q = x.q + row * stride;
+    const int16_t* words = x.words + row * blocks * block_columns;
     const float* scale = x.scale + row * blocks;
     const float* sum = T::halves ? x.sum16 + row * blocks * 2 : x.sum + row * blocks;
     F total[R];
     unroll<R>([&](auto r) { total[r] = V::zero(); });
-    // A few rows wait for memory, and the processor's own prefetcher stops at each page. Panels lie
-    // one behind the other, scales before quants: a block's share of both keeps the distance.
-    const int64_t share = (quants - panel) / blocks + T::quant_bytes;
-    const uint8_t* ahead = panel + prefetch_bytes;
-    const bool fetches = row == part.row_begin;
+    const uint8_t* fetched = ahead.from;
+    const bool alone = part.row_end - part.row_begin == R;
     for (int64_t b = 0; b < blocks; ++b, quants += T::quant_bytes, q += 2 * block_columns) {
-        constexpr int parts = T::halves ? 2 : 1, groups = 8 / parts;
+        constexpr int parts = T::halves ? 2 : 1;
         constexpr Quants range = quants_of(T::bits);
-        static_assert(range != Quants::bytes || !T::halves, "V::start sees all of a block");
-        if (fetches) {
+        constexpr bool in_words = uses_words(T::bits);
+        static_assert(range < Quants::bytes || !T::halves, "V::start sees all of a block");
+        if (alone) {
             unroll<T::quant_bytes / 64 + 1>([&](auto line) {
-                __builtin_prefetch(ahead + 64 * line);
+                __builtin_prefetch(ahead.from + 64 * line);
             });
-            ahead += share;
+        }
+        ahead.from += ahead.bytes;
+        if (!alone) {
+            for (; fetched < ahead.from; fetched += 64) __builtin_prefetch(fetched);
         }
         unroll<parts>([&](auto half) {
-            I dot[R];
-#ifdef ALPAGE_GEMM_WORDS
-            constexpr bool words = range == Quants::bytes;
-            if constexpr (words) block_dots<T::bits>(quants, q, stride, dot);
-#else
-            constexpr bool words = false;
-#endif
-            I high[R], low[R];
-            if constexpr (!words) {
+            I dot[R], high[R], low[R];
+            if constexpr (in_words) {
+                word_dots<T::bits>(quants, words + b * block_columns, stride / 2, dot);
+            } else {
+                constexpr int groups = 8 / parts;
                 unroll<R>([&](auto r) {
                     const int8_t* at = q + r * stride;
                     high[r] = V::template start<range>(at);
@@ -229,69 +264,20 @@ void quant_tile(const MatmulPart& part, const uint8_t* panel, const uint8_t* qua
                 T::scales(panel, b, weight_scale, offset);
             }
             unroll<R>([&](auto r) {
-                if constexpr (!words) {
+                if constexpr (!in_words) {
                     const I highs = V::template sums<range>(high[r]);
                     const I lows = V::template sums<range>(low[r]);
                     dot[r] = V::add_int(V::template shift_lanes<7>(highs), lows);
                 }
                 const F scaled = V::mul(V::to_float(dot[r]), weight_scale);
                 total[r] = V::fma(scaled, V::set1(scale[r * blocks + b]), total[r]);
+                if constexpr (range == Quants::words) return;  // they have no offset
                 const F row_sum = V::set1(sum[r * blocks * parts + b * parts + half]);
                 total[r] = V::fma(offset, row_sum, total[r]);
             });
         });
     }
     unroll<R>([&](auto r) { store_sums(total[r], y + r * part.stride, part.accumulate, count); });
-}
-
-// ---------------------------------------------------------------- float weights
-
-template <TensorType type>
-[[gnu::always_inline]] inline F float_weights(const uint8_t* panel, int64_t k) {
-    if constexpr (type == TensorType::F32) {
-        return V::loadf(reinterpret_cast<const float*>(panel + k * 64));
-    } else if constexpr (type == TensorType::F16) {
-        return V::load_half(panel + k * 32);
-    } else {
-        return V::load_bf16(panel + k * 32);
-    }
-}
-
-// P panels times R rows: enough independent sums to hide the latency of fma.
-template <TensorType type, int P, int R>
-void float_tile(const MatmulPart& part, int64_t panel, int64_t panel_bytes, const Activations& x,
-                int64_t row) {
-    const uint8_t* weights = part.panels + panel * panel_bytes;
-    const float* xs = x.x + row * part.columns;
-    F total[P * R];
-    unroll<P * R>([&](auto i) { total[i] = V::zero(); });
-    for (int64_t k = 0; k < part.columns; ++k) {
-        unroll<P>([&](auto p) {
-            const F w = float_weights<type>(weights + p * panel_bytes, k);
-            unroll<R>([&](auto r) {
-                total[p * R + r] = V::fma(w, V::set1(xs[r * part.columns + k]), total[p * R + r]);
-            });
-        });
-    }
-    unroll<P>([&](auto p) {
-        const int64_t first = (panel + p) * panel_rows, count = part.matrix_rows - first;
-        unroll<R>([&](auto r) {
-            float* y = part.y + (row + r) * part.stride + first;
-            store_sums(total[p * R + r], y, part.accumulate, count);
-        });
-    });
-}
-
-template <TensorType type, int R>
-void float_rows(const MatmulPart& part, int64_t panel_bytes, const Activations& x, int64_t row) {
-    constexpr int P = std::clamp(float_sums / R, 1, 8);
-    int64_t panel = part.panel_begin;
-    for (; panel + P <= part.panel_end; panel += P) {
-        float_tile<type, P, R>(part, panel, panel_bytes, x, row);
-    }
-    for (; panel < part.panel_end; ++panel) {
-        float_tile<type, 1, R>(part, panel, panel_bytes, x, row);
-    }
 }
 
 // ---------------------------------------------------------------- the product
@@ -310,30 +296,20 @@ void row_tiles(int64_t row, int64_t end, Fn&& fn) {
 // `tiles`: whether products of several rows go through gemm.inl, where there is one.
 template <TensorType type, bool tiles>
 void matmul_type(const MatmulPart& part, const Activations& x) {
-    constexpr bool floats =
-        type == TensorType::F32 || type == TensorType::F16 || type == TensorType::BF16;
     const PanelLayout layout = panel_layout(type, part.columns);
 #ifdef ALPAGE_GEMM_PANELS
-    using Gemm = std::conditional_t<floats, FloatGemm<type>, QuantGemm<type>>;
     if constexpr (tiles) {
-        if (part.row_end - part.row_begin >= (floats ? float_gemm_rows : gemm_rows)) {
-            return gemm<type, Gemm>(part, x);
-        }
+        if (part.row_end - part.row_begin >= gemm_rows) return gemm<type>(part, x);
     }
 #endif
-    if constexpr (floats) {
-        row_tiles<max_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
-            float_rows<type, rows>(part, layout.bytes(), x, row);
+    for (int64_t p = part.panel_begin; p < part.panel_end; ++p) {
+        const uint8_t* panel = part.panels + p * layout.bytes();
+        const int64_t first = p * panel_rows, count = part.matrix_rows - first;
+        row_tiles<direct_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
+            const Ahead ahead = fetched_ahead(part, panel, layout.bytes(), row, rows);
+            quant_tile<type, rows>(part, panel, panel + layout.scale_bytes, x, row, ahead,
+                                   part.y + row * part.stride + first, count);
         });
-    } else {
-        for (int64_t p = part.panel_begin; p < part.panel_end; ++p) {
-            const uint8_t* panel = part.panels + p * layout.bytes();
-            const int64_t first = p * panel_rows, count = part.matrix_rows - first;
-            row_tiles<direct_rows>(part.row_begin, part.row_end, [&](int64_t row, auto rows) {
-                quant_tile<type, rows>(part, panel, panel + layout.scale_bytes, x, row,
-                                       part.y + row * part.stride + first, count);
-            });
-        }
     }
 }
 
@@ -360,22 +336,32 @@ void matmul(const MatmulPart& part, const Activations& x) {
 
 // ---------------------------------------------------------------- rows of activations
 
-void quantise(const float* x, int64_t columns, int8_t* q, float* scale, float* sum, float* sum16) {
-    for (int64_t b = 0; b < columns / block_columns; ++b, x += block_columns) {
+void quantise(const float* x, int64_t columns, const ActivationRow& out) {
+    int8_t* q = out.q;
+    int16_t* words = out.words;
+    float padded[block_columns] = {};
+    for (int64_t b = 0; b < block_count(columns); ++b, x += block_columns) {
+        const int64_t left = columns - b * block_columns;
+        if (left < block_columns) {
+            std::copy_n(x, left, padded);
+            x = padded;
+        }
         const F first = V::loadf(x), second = V::loadf(x + 16);
         const float largest = V::reduce_max(V::max(V::abs(first), V::abs(second)));
         // Zero, or NaN once a value is NaN or infinite, which the maximum alone could miss.
         const float poison = V::reduce_add(V::mul(V::add(first, second), V::set1(0)));
         const float inverse = largest > 1e-30f ? activation_limit / largest : 0.0f;
-        scale[b] = largest / activation_limit + poison;
+        const float scale = out.scale[b] = largest / activation_limit + poison;
         // In float, where such sums are exact: integers made of NaN could overflow.
-        const auto total = static_cast<float>(V::split_store(V::mul(first, V::set1(inverse)), q));
+        const F times = V::set1(inverse);
+        const auto total = static_cast<float>(V::split_store(V::mul(first, times), q, words));
         const auto rest =
-            static_cast<float>(V::split_store(V::mul(second, V::set1(inverse)), q + 16));
-        sum[b] = scale[b] * (total + rest);
-        sum16[2 * b] = scale[b] * total;
-        sum16[2 * b + 1] = scale[b] * rest;
+            static_cast<float>(V::split_store(V::mul(second, times), q + 16, words + 16));
+        out.sum[b] = scale * (total + rest);
+        out.sum16[2 * b] = scale * total;
+        out.sum16[2 * b + 1] = scale * rest;
         q += 2 * block_columns;
+        words += block_columns;
     }
 }
 

@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from alpage.bench.turns import (
 from alpage.bench.worker import Job
 from alpage.core.errors import UsageError
 from alpage.core.processors import usable_processors
-from alpage.engine.native import available_isas
+from alpage.engine.native import available_isas, packed_bytes
 from alpage.weights.source import ModelSource, open_model
+from alpage.weights.tensor import Tensor
 
 PEERS = ("llama.cpp",)
 _BUSY = 0.25
@@ -90,17 +91,17 @@ def measure(options: Options, progress: Progress) -> Report:
     """Measure everything; takes minutes with a peer. Errors are those of `check` and of loading."""
     check(options)
     date = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+    engines = ["alpage", *([options.against] if options.against else [])]
     with open_model(options.model) as source:
         model = model_facts(source)
         length = source.config.context_length
         cases, left_out = plan(length, quick=options.quick, only=options.only)
-        step_bytes = bytes_of_a_step(source)
+        step_bytes = {name: bytes_of_a_step(source, tensor_bytes(name)) for name in engines}
     threads = options.threads or usable_processors()
 
     def wants(name: str) -> bool:
         return not options.only or name in options.only
 
-    engines = ["alpage", *([options.against] if options.against else [])]
     jobs = [Job(name, str(options.model), threads, options.isa, cases) for name in engines]
     others, before = others_at_work(), processor_times()
     found: list[Measurement] = []
@@ -137,15 +138,22 @@ def measure(options: Options, progress: Progress) -> Report:
     )
 
 
-def _with_share_of_memory(found: Sequence[Measurement], step_bytes: int) -> Iterator[Measurement]:
+def tensor_bytes(engine: str) -> Callable[[Tensor], int]:
+    """How many bytes of memory a matrix is to an engine. The peers keep it as it is in the file."""
+    return packed_bytes if engine == "alpage" else lambda tensor: tensor.nbytes
+
+
+def _with_share_of_memory(
+    found: Sequence[Measurement], step_bytes: Mapping[str, int]
+) -> Iterator[Measurement]:
     """After the rate of memory: how near decoding comes to it, where both were measured."""
     decode = next((measurement for measurement in found if measurement.name == DECODE.name), None)
     for measurement in found:
         yield measurement
         if measurement.name == MEMORY.name and decode is not None:
-            per_token = 100 * step_bytes / 1e9 / measurement.median("alpage")
+            percent = 100 / 1e9 / measurement.median("alpage")
             shares: dict[str, Values] = {
-                engine: {"": [rate * per_token for rate in decode.best(engine)]}
+                engine: {"": [rate * step_bytes[engine] * percent for rate in decode.best(engine)]}
                 for engine in decode.engines
             }
             yield Measurement("decode, of that rate", "%", shares)

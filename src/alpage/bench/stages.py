@@ -1,6 +1,6 @@
 """`alpage bench --stages`: how long each stage of a forward pass takes, beside its limits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from alpage.bench.cases import MEMORY, Case
 from alpage.bench.native import AlpageSide
 from alpage.bench.turns import Progress
 from alpage.core.config import LlamaConfig
-from alpage.engine.native import product_rate
+from alpage.engine.native import packed_bytes, product_rate
 from alpage.weights.contents import ModelSource
 from alpage.weights.source import open_model
-from alpage.weights.tensor import TensorType
+from alpage.weights.tensor import Tensor, TensorType
 
 CASES = (
     Case("decode", 32),
@@ -96,7 +96,7 @@ def measure_stages(
 ) -> list[Stages]:
     """Medians would mix passes: of `runs` runs the fastest is shown, whole."""
     with open_model(path) as source:
-        config, work = source.config, _weights(source)
+        config, work = source.config, _weights(source, packed_bytes)
     cases = [case for case in CASES if case.positions <= config.context_length]
     side = AlpageSide(path, threads=threads, isa=isa, cases=cases)
     progress("loading")
@@ -127,12 +127,15 @@ class _Weights:
     count: int
 
 
-def bytes_of_a_step(source: ModelSource) -> int:
-    """Bytes of weights that a decoding step reads; a tied embedding is read once."""
-    return sum(weights.bytes for weights in _weights(source).values())
+def bytes_of_a_step(source: ModelSource, size: Callable[[Tensor], int]) -> int:
+    """Bytes of weights that a decoding step reads, by each tensor's size for the engine.
+
+    A tied embedding is read once.
+    """
+    return sum(weights.bytes for weights in _weights(source, size).values())
 
 
-def _weights(source: ModelSource) -> dict[str, _Weights]:
+def _weights(source: ModelSource, size: Callable[[Tensor], int]) -> dict[str, _Weights]:
     """What each stage reads of a model's weights in one pass."""
     layers = range(source.config.n_layers)
     names = {
@@ -148,7 +151,7 @@ def _weights(source: ModelSource) -> dict[str, _Weights]:
         for tensor in tensors:
             counts[tensor.type] += tensor.rows * tensor.columns
         kind = max(counts, key=lambda k: counts[k])
-        result[stage] = _Weights(kind, sum(t.data.size for t in tensors), sum(counts.values()))
+        result[stage] = _Weights(kind, sum(map(size, tensors)), sum(counts.values()))
     return result
 
 

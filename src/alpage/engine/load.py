@@ -136,7 +136,7 @@ def planned_bytes(
     weights = _weight_bytes(source, engine)
     if draft is not None:
         per_token += draft.config.kv_bytes_per_token(2)
-        weights += draft.weight_bytes
+        weights += _weight_bytes(draft, "native")
     needed = weights + room.cache_tokens * per_token
     return needed if memory is None else min(needed, memory)  # the last page may not be whole
 
@@ -152,7 +152,8 @@ def _room(
 ) -> Room:
     return plan_room(
         source.config,
-        weight_bytes=_weight_bytes(source, engine) + (draft.weight_bytes if draft else 0),
+        weight_bytes=_weight_bytes(source, engine)
+        + (_weight_bytes(draft, "native") if draft else 0),
         kv_bytes=_kv_bytes(source.config, engine, kv),
         draft=draft.config if draft else None,
         available=available,
@@ -229,8 +230,11 @@ def plan_room(
 
 
 def _weight_bytes(source: ModelSource, engine: EngineName) -> int:
-    # The native core keeps weights in their file's types; PyTorch has them in float32.
-    return source.weight_bytes if engine == "native" else 4 * source.config.parameter_count
+    if engine != "native":
+        return 4 * source.config.parameter_count  # PyTorch has them in float32
+    from alpage.engine.native import packed_bytes
+
+    return sum(map(packed_bytes, source.tensors.values()))
 
 
 def _kv_bytes(config: LlamaConfig, engine: str, kv: KvType) -> float:

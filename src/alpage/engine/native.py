@@ -13,7 +13,7 @@ from alpage.core.types import KvType
 from alpage.engine.protocol import StepBatch
 from alpage.weights.lora import LoraAdapter
 from alpage.weights.source import ModelSource
-from alpage.weights.tensor import TensorType
+from alpage.weights.tensor import Tensor, TensorType
 
 PAGE_TOKENS: int = _native.PAGE_TOKENS
 PARTS = (
@@ -200,6 +200,17 @@ def available_isas() -> list[str]:
 def read_rate(threads: int, size: int) -> float:
     """Bytes a second that `threads` read together from `size` bytes of memory."""
     return float(_native.read_rate(threads, size))
+
+
+def packed_bytes(tensor: Tensor) -> int:
+    """Bytes that the core keeps of a tensor (native/src/kernels/kernels.h).
+
+    Quants of any type are kept as they are; of floats a matrix has words of two bytes, and a
+    scale for each 32.
+    """
+    if tensor.type.block_size > 1 or len(tensor.shape) < 2:
+        return tensor.nbytes
+    return tensor.rows * -(-tensor.columns // 32) * (32 * 2 + 2)
 
 
 def product_rate(kind: TensorType, rows: int, threads: int, isa: str) -> float:
